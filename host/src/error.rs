@@ -1,0 +1,106 @@
+//! The one error a client sees: a code from a short list, with its HTTP and gRPC status side by side, and a message.
+
+use std::fmt;
+
+/// What went wrong, as clients tell errors apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorCode {
+    InvalidInput,
+    Forbidden,
+    NotFound,
+    Conflict,
+    TooLarge,
+    PluginFailed,
+    Overloaded,
+    NotReady,
+    DeadlineExceeded,
+    Internal,
+}
+
+impl ErrorCode {
+    /// The `code` field of an error answer.
+    pub fn name(self) -> &'static str {
+        match self {
+            ErrorCode::InvalidInput => "invalid_input",
+            ErrorCode::Forbidden => "forbidden",
+            ErrorCode::NotFound => "not_found",
+            ErrorCode::Conflict => "conflict",
+            ErrorCode::TooLarge => "too_large",
+            ErrorCode::PluginFailed => "plugin_failed",
+            ErrorCode::Overloaded => "overloaded",
+            ErrorCode::NotReady => "not_ready",
+            ErrorCode::DeadlineExceeded => "deadline_exceeded",
+            ErrorCode::Internal => "internal",
+        }
+    }
+
+    /// The HTTP status.
+    pub fn http_status(self) -> u16 {
+        match self {
+            ErrorCode::InvalidInput => 400,
+            ErrorCode::Forbidden => 403,
+            ErrorCode::NotFound => 404,
+            ErrorCode::Conflict => 409,
+            ErrorCode::TooLarge => 413,
+            ErrorCode::PluginFailed => 502,
+            ErrorCode::Overloaded | ErrorCode::NotReady => 503,
+            ErrorCode::DeadlineExceeded => 504,
+            ErrorCode::Internal => 500,
+        }
+    }
+}
+
+/// An error on its way to a client. `message` is for the client; `cause` is for the log and never leaves the host.
+#[derive(Debug, Clone)]
+pub struct Error {
+    pub code: ErrorCode,
+    pub message: String,
+    pub cause: Option<String>,
+}
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Error {
+        Error { code, message: message.into(), cause: None }
+    }
+
+    pub fn invalid_input(message: impl Into<String>) -> Error {
+        Error::new(ErrorCode::InvalidInput, message)
+    }
+
+    pub fn not_found(message: impl Into<String>) -> Error {
+        Error::new(ErrorCode::NotFound, message)
+    }
+
+    /// A fault of the host's own. The client reads that something failed and finds the request's id beside it; the
+    /// log has the cause.
+    pub fn internal(cause: impl fmt::Display) -> Error {
+        Error::new(ErrorCode::Internal, "internal error; the server's log has the cause under this request id")
+            .with_cause(cause)
+    }
+
+    pub fn with_cause(mut self, cause: impl fmt::Display) -> Error {
+        // `:#` writes the whole chain of causes of error types that keep one.
+        self.cause = Some(format!("{cause:#}"));
+        self
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code.name(), self.message)?;
+        match &self.cause {
+            Some(cause) => write!(f, " ({cause})"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<crate::tensor::TensorError> for Error {
+    fn from(error: crate::tensor::TensorError) -> Error {
+        Error::invalid_input(error.to_string())
+    }
+}
