@@ -1,0 +1,61 @@
+//! Progress: a line as each step begins, and at the end what each one took.
+
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
+
+pub(crate) struct Steps {
+    total: usize,
+    done: Vec<(String, Duration)>,
+}
+
+impl Steps {
+    pub(crate) fn new(total: usize) -> Self {
+        Self {
+            total,
+            done: Vec::new(),
+        }
+    }
+
+    /// Runs one step. One that fails ends the list: what ran before it is summed up, and the error names it.
+    pub(crate) fn run<T>(&mut self, name: &str, step: impl FnOnce() -> Result<T>) -> Result<T> {
+        println!("[{}/{}] {name} …", self.done.len() + 1, self.total);
+        let started = Instant::now();
+        let result = step();
+        let took = started.elapsed();
+        match result {
+            Ok(value) => {
+                self.done.push((name.to_owned(), took));
+                Ok(value)
+            }
+            Err(error) => {
+                self.summary();
+                println!("  FAILED {:>7.1} s  {name}", took.as_secs_f64());
+                Err(Error::new(format!("{name}: {error}")))
+            }
+        }
+    }
+
+    pub(crate) fn summary(&self) {
+        println!();
+        for (name, took) in &self.done {
+            println!("  ok     {:>7.1} s  {name}", took.as_secs_f64());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_step_is_named_and_not_counted_as_done() {
+        let mut steps = Steps::new(2);
+        assert_eq!(steps.run("first", || Ok(7)).unwrap(), 7);
+        let error = steps
+            .run("second", || Err::<(), _>(Error::new("no disk")))
+            .unwrap_err();
+        assert_eq!(error.to_string(), "second: no disk");
+        assert_eq!(steps.done.len(), 1);
+    }
+}
