@@ -12,6 +12,7 @@ function element(tag, properties = {}, ...children) {
 
 const percent = new Intl.NumberFormat("en", { style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1 });
 const decimal = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
+const share = (value) => (value > 0 && value < 0.001 ? "<0.1%" : percent.format(value));
 const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 const list = (value) => (Array.isArray(value) ? value : []);
 const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
@@ -123,7 +124,7 @@ function bar({ label, index, confidence }) {
     "li",
     {},
     name,
-    element("span", { className: "value", textContent: isNumber(confidence) ? percent.format(confidence) : "" }),
+    element("span", { className: "value", textContent: isNumber(confidence) ? share(confidence) : "" }),
     element("span", { className: "track", ariaHidden: "true" }, fill),
   );
 }
@@ -141,7 +142,7 @@ const shownElsewhere = new Set(["predicted_label", "confidence", "top_k", "model
 /** Shows an answer of `POST /predict`, whatever it holds, and returns the sentence to read out. */
 function showAnswer(place, { body, requestId, roundTrip, cache }) {
   const headline = headlineOf(body);
-  const confidence = isNumber(body.confidence) ? percent.format(body.confidence) : "";
+  const confidence = isNumber(body.confidence) ? share(body.confidence) : "";
   const bars = list(body.top_k).filter(isObject);
   const others = Object.entries(body).filter(([key]) => !shownElsewhere.has(key));
   const mono = (text) => element("span", { className: "mono", textContent: text });
@@ -157,7 +158,10 @@ function showAnswer(place, { body, requestId, roundTrip, cache }) {
         : element("p", { className: "headline" },
             element("strong", { textContent: headline }),
             confidence ? element("span", { textContent: confidence }) : null),
-      bars.length ? element("ol", { className: "bars", ariaLabel: "The most likely labels" }, ...bars.map(bar)) : null,
+      bars.length
+        // A long list scrolls, and the keyboard has to reach it for that.
+        ? element("ol", { className: "bars", ariaLabel: "The most likely labels", tabIndex: bars.length > 8 ? 0 : -1 }, ...bars.map(bar))
+        : null,
       facts([
         ...others.map(([key, value]) => [key, mono(shorten(JSON.stringify(value), 2000))]),
         ["Model", [body.model_id, body.version].filter((part) => part !== undefined && part !== null).join(" · ")],
@@ -314,7 +318,7 @@ function fillSelect(select, options, chosen = select.value) {
 
 function fillImageModels() {
   const standard = models.find((model) => model.isDefault);
-  const options = [["", standard ? `The default: ${standard.id}` : "The default image model"]];
+  const options = [["", standard ? `Default: ${standard.id}` : "Default"]];
   for (const [id, versions] of Map.groupBy(models.filter((model) => model.forImages), (model) => model.id)) {
     options.push([JSON.stringify([id, null]), id]);
     if (versions.length > 1) options.push(...versions.map((model) => [model.key, `${id}, version ${model.version}`]));
@@ -329,6 +333,7 @@ async function loadModels(fresh) {
     const { body } = await call("models");
     models = list(body.models).filter(isObject).map(readModel);
   } catch (error) {
+    byId("models-empty").hidden = true;
     showError(byId("models-error"), error);
     return;
   }
@@ -542,9 +547,9 @@ function uploadForm(prefix, path, toForm, onDone) {
     meter.value = 0;
     progress.hidden = false;
     try {
-      const answer = await upload(path, toForm(), (share) => {
-        meter.value = share * 100;
-        if (share === 1) status.textContent = "Uploaded. The server is checking the model…";
+      const answer = await upload(path, toForm(), (done) => {
+        meter.value = done * 100;
+        if (done === 1) status.textContent = "Uploaded. The server is checking the model…";
       });
       status.textContent = await onDone(answer.body);
       status.classList.add("good");
