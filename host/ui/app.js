@@ -245,15 +245,17 @@ function readModel(raw) {
       shape: Array.isArray(tensor.shape) ? tensor.shape : null,
     }));
   const inputs = tensors(raw.info?.inputs);
-  // true, false, or undefined where the server does not say; a pipeline may also come as its name or a list of names.
-  const hasPipeline = raw.pipeline === undefined ? undefined : Boolean(Array.isArray(raw.pipeline) ? raw.pipeline.length : raw.pipeline);
+  // The pipeline may come as a yes or no, a plugin's name, a list of names or an object of stages; absent is not "no".
+  const stages = Object.values(isObject(raw.pipeline) || Array.isArray(raw.pipeline) ? raw.pipeline : [raw.pipeline]).filter(Boolean);
+  const plugins = [...new Set(stages.filter((stage) => typeof stage === "string"))];
+  const hasPipeline = raw.pipeline === undefined ? undefined : stages.length > 0;
   const takesPictures = inputs.length === 0 || inputs.some((input) => input.shape?.length === 4);
   return {
     id,
     version,
     key: JSON.stringify([id, version]),
     name: String(raw.name ?? id),
-    pipeline: !hasPipeline ? null : list(raw.pipeline).join(", ") || (typeof raw.pipeline === "string" ? raw.pipeline : "pipeline"),
+    pipeline: hasPipeline ? plugins.join(", ") || "pipeline" : null,
     isDefault: Boolean(raw.default_image_model),
     // A picture needs a pipeline that decodes it; where the server does not say, the shape decides.
     forImages: Boolean(raw.default_image_model) || (takesPictures && hasPipeline !== false),
