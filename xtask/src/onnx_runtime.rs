@@ -94,13 +94,31 @@ impl Wheel {
 
 /// Downloads and unpacks beside `folder`, then renames: what is at `folder` is whole, however this ends.
 fn fetch(project: &Project, wheel: &Wheel, folder: &Path) -> Result<()> {
-    let partial = folder.with_extension(format!("partial-{}", std::process::id()));
-    let result =
-        fetch_into(project, wheel, &partial).and_then(|unpacked| publish(&unpacked, wheel, folder));
-    if partial.exists() {
-        fs::remove_dir_all(&partial).at("remove", &partial)?;
+    let parent = folder.parent().unwrap_or(folder);
+    fs::create_dir_all(parent).at("create", parent)?;
+    // One at a time, so that nobody removes what another run is still downloading.
+    let lock_file = parent.join(".lock");
+    let lock = fs::File::create(&lock_file).at("create", &lock_file)?;
+    lock.lock().at("lock", &lock_file)?;
+    if folder.join(&wheel.library).is_file() {
+        return Ok(());
     }
+    let partial = parent.join(".partial");
+    for leftover in [folder, &partial] {
+        remove_if_there(leftover)?;
+    }
+    let result = fetch_into(project, wheel, &partial)
+        .and_then(|unpacked| fs::rename(unpacked, folder).at("publish", folder));
+    remove_if_there(&partial)?;
     result
+}
+
+fn remove_if_there(folder: &Path) -> Result<()> {
+    if folder.exists() {
+        fs::remove_dir_all(folder).at("remove", folder)
+    } else {
+        Ok(())
+    }
 }
 
 fn fetch_into(project: &Project, wheel: &Wheel, partial: &Path) -> Result<PathBuf> {
@@ -151,17 +169,6 @@ fn fetch_into(project: &Project, wheel: &Wheel, partial: &Path) -> Result<PathBu
         )));
     }
     Ok(unpacked)
-}
-
-fn publish(unpacked: &Path, wheel: &Wheel, folder: &Path) -> Result<()> {
-    // Another run may have been faster; then its folder is as good as this one.
-    if folder.join(&wheel.library).is_file() {
-        return Ok(());
-    }
-    if folder.exists() {
-        fs::remove_dir_all(folder).at("remove", folder)?;
-    }
-    fs::rename(unpacked, folder).at("publish", folder)
 }
 
 fn only_file(folder: &Path) -> Result<PathBuf> {
