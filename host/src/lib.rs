@@ -1,1 +1,34 @@
-//! x
+//! Model Nexus: ONNX models served over REST, with sandboxed WebAssembly around them. Modules in reading order.
+
+/// What a request handler may reach.
+pub mod app;
+/// Answers kept in memory.
+pub mod cache;
+/// Every option; the only reader of the environment.
+pub mod config;
+/// Content hashes.
+pub mod digest;
+/// The one error a client sees.
+pub mod error;
+/// REST: parse, call, wrap.
+pub mod http;
+/// Every metric.
+pub mod metrics;
+/// Models: loaded, kept, run.
+pub mod model;
+/// What an ONNX file says of itself.
+pub mod onnx;
+/// Plugins: loaded, kept, run in a sandbox.
+pub mod plugin;
+/// THE pipeline.
+pub mod predict;
+/// Every route, and the order of what every request passes through.
+pub mod routes;
+/// Bind, serve, drain.
+pub mod server;
+/// Where models and plugins are kept.
+pub mod store;
+/// JSON log lines that carry the request's id.
+pub mod telemetry;
+/// Tensors as the host moves them.
+pub mod tensor;

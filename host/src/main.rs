@@ -1,2 +1,49 @@
-//! x
-fn main(){}
+//! The `model-nexus` binary: options, log, start, serve.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use model_nexus::app::App;
+use model_nexus::config::{Cli, Command, Config, HealthOptions};
+use model_nexus::{server, telemetry};
+
+fn main() -> ExitCode {
+    let ended = Cli::from_process().map_err(|error| format!(".env: {error}")).and_then(run);
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("model-nexus: {problem}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), String> {
+    let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
+    let ended = match cli.command {
+        Command::Serve(config) => runtime.block_on(serve(*config)),
+        Command::Health(options) => runtime.block_on(health(&options)),
+    };
+    // A request that outlived the drain timeout does not keep the process alive.
+    runtime.shutdown_background();
+    ended
+}
+
+async fn serve(config: Config) -> Result<(), String> {
+    telemetry::start(&config.log, config.log_format)?;
+    let app = App::start(config).await.map_err(|error| error.to_string())?;
+    server::serve(Arc::new(app)).await.map_err(|error| error.to_string())
+}
+
+async fn health(options: &HealthOptions) -> Result<(), String> {
+    let mut url = options.url.join("/health").map_err(|error| error.to_string())?;
+    if options.port.is_some() && url.set_port(options.port).is_err() {
+        return Err(format!("{url} takes no port"));
+    }
+    let client = reqwest::Client::builder().no_proxy().timeout(std::time::Duration::from_secs(5)).build();
+    let client = client.map_err(|error| error.to_string())?;
+    let response = client.get(url).send().await.map_err(|error| error.to_string())?;
+    let status = response.status();
+    println!("{}", response.text().await.map_err(|error| error.to_string())?);
+    if status.is_success() { Ok(()) } else { Err(format!("unhealthy: {status}")) }
+}

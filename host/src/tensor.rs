@@ -161,6 +161,36 @@ pub enum Data {
     Strings(Vec<Bytes>),
 }
 
+/// What a model returns under one name.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Output {
+    Tensor(Tensor),
+    /// A sequence of maps from a class to its score, one map a row, as scikit-learn's exporters make by default (ZipMap).
+    Maps {
+        name: String,
+        rows: Vec<Vec<(String, f32)>>,
+    },
+}
+
+impl Output {
+    pub fn name(&self) -> &str {
+        match self {
+            Output::Tensor(tensor) => &tensor.name,
+            Output::Maps { name, .. } => name,
+        }
+    }
+
+    /// Memory the elements take, in bytes.
+    pub fn byte_size(&self) -> usize {
+        match self {
+            Output::Tensor(tensor) => tensor.byte_size(),
+            Output::Maps { rows, .. } => {
+                rows.iter().flatten().map(|(key, _)| key.len() + size_of::<(String, f32)>()).sum()
+            }
+        }
+    }
+}
+
 /// Why elements and shape do not make a tensor.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum TensorError {
@@ -187,8 +217,9 @@ impl Tensor {
             let strings = split_strings(&name, &data)?;
             return Tensor::from_strings(name, shape, strings);
         };
-        let expected =
-            count.checked_mul(size).ok_or_else(|| TensorError::Overflow { name: name.clone(), shape: shape.clone() })?;
+        let expected = count
+            .checked_mul(size)
+            .ok_or_else(|| TensorError::Overflow { name: name.clone(), shape: shape.clone() })?;
         if data.len() != expected {
             return Err(TensorError::Size { name, datatype, shape, expected, actual: data.len() });
         }

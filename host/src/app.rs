@@ -1,0 +1,93 @@
+//! What a request handler may reach.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::cache::PredictionCache;
+use crate::config::{Config, object_store_options};
+use crate::error::{Error, ErrorCode, Result};
+use crate::metrics::Metrics;
+use crate::model::{Models, Repository, Runtime};
+use crate::plugin::{EgressPolicy, PluginHost, Plugins};
+use crate::store::Store;
+
+/// The host, shared by all requests.
+pub struct App {
+    pub config: Config,
+    pub models: Models,
+    pub cache: PredictionCache,
+    pub metrics: Metrics,
+    /// Predictions that may be in progress.
+    predictions: Arc<Semaphore>,
+    /// Uploads that may be in progress.
+    uploads: Arc<Semaphore>,
+    /// Set when the host is asked to end; it takes no new work from then on.
+    draining: AtomicBool,
+}
+
+impl App {
+    /// Opens the store, imports the bundle into an empty one, and loads plugins and models.
+    ///
+    /// # Errors
+    /// What keeps the host from starting: no store, no ONNX Runtime. A model that cannot serve is skipped, not an error.
+    pub async fn start(config: Config) -> Result<App> {
+        let fatal = |problem: String| Error::new(ErrorCode::Internal, problem);
+        let metrics = Metrics::new().map_err(|error| fatal(error.to_string()))?;
+        let store = Store::open(&config.store, object_store_options()).map_err(|error| fatal(error.to_string()))?;
+        let runtime = Runtime::load(config.onnxruntime_library()).map_err(fatal)?;
+        let egress = EgressPolicy::new(config.allow_hosts.clone());
+        let plugins = Plugins::new(PluginHost::new(config.plugin.limits(), egress)?, store.clone());
+        if let Some(bundle) = &config.bundle {
+            plugins.import(&bundle.join("plugins")).await?;
+        }
+        plugins.load_all().await?;
+        let models = Models::new(Repository::new(store), runtime, plugins, config.engine.clone());
+        models.set_up(config.bundle.as_deref()).await?;
+        models.load_all().await?;
+        Ok(App {
+            cache: PredictionCache::new(&config.cache),
+            predictions: Arc::new(Semaphore::new(config.limits.max_predictions as usize)),
+            uploads: Arc::new(Semaphore::new(config.limits.max_uploads as usize)),
+            draining: AtomicBool::new(false),
+            models,
+            metrics,
+            config,
+        })
+    }
+
+    /// Leave to run one prediction, held until it ends.
+    ///
+    /// # Errors
+    /// As many as allowed are in progress.
+    pub fn admit_prediction(&self) -> Result<OwnedSemaphorePermit> {
+        let limit = self.config.limits.max_predictions;
+        self.predictions.clone().try_acquire_owned().map_err(|_| {
+            Error::new(
+                ErrorCode::Overloaded,
+                format!("{limit} predictions are in progress (--max-predictions); try again"),
+            )
+        })
+    }
+
+    /// Leave to take one upload, held until it ends.
+    ///
+    /// # Errors
+    /// As many as allowed are in progress.
+    pub fn admit_upload(&self) -> Result<OwnedSemaphorePermit> {
+        let limit = self.config.limits.max_uploads;
+        self.uploads.clone().try_acquire_owned().map_err(|_| {
+            Error::new(ErrorCode::Overloaded, format!("{limit} uploads are in progress (--max-uploads); try again"))
+        })
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// From now on the host says that it is not ready.
+    pub fn begin_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+}

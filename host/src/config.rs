@@ -1,0 +1,318 @@
+//! Every option, and the only reader of the environment: flags first, then the environment, then a `.env` file.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::plugin::{HostPattern, PluginLimits};
+
+/// Serves ONNX models over HTTP, with sandboxed WebAssembly plugins around them.
+#[derive(Debug, Parser)]
+#[command(name = "model-nexus", version, about)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve models until SIGTERM or SIGINT.
+    Serve(Box<Config>),
+    /// Ask a running host for its health; exit with 0 if it is healthy, with 1 if not.
+    Health(HealthOptions),
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct HealthOptions {
+    /// The host to ask.
+    #[arg(long, env = "NEXUS_URL", default_value = "http://127.0.0.1:8080")]
+    pub url: url::Url,
+    /// The port to ask instead of the URL's, as a platform sets it for the host.
+    #[arg(long, env = "PORT")]
+    pub port: Option<u16>,
+}
+
+/// What `model-nexus serve` takes. Sizes read `64MiB`, durations `15s`, `2m`.
+#[derive(Debug, Clone, Args)]
+pub struct Config {
+    /// Address and port to listen on [default: 0.0.0.0 and --port].
+    #[arg(long, env = "NEXUS_LISTEN", value_name = "ADDR:PORT")]
+    pub listen: Option<SocketAddr>,
+
+    /// Port to listen on, where --listen is not given.
+    #[arg(long, env = "PORT", default_value_t = 8080)]
+    pub port: u16,
+
+    /// Where models and plugins are kept: a folder, or s3://, gs://, az:// and a prefix.
+    #[arg(long, env = "NEXUS_STORE", default_value = "store", value_name = "FOLDER|URL")]
+    pub store: String,
+
+    /// Folder of bundled models and plugins, imported into an empty store at first start.
+    #[arg(long, env = "NEXUS_BUNDLE", value_name = "FOLDER")]
+    pub bundle: Option<PathBuf>,
+
+    /// ONNX Runtime's shared library [also ONNX_LIBRARY_PATH].
+    #[arg(long, env = "ORT_DYLIB_PATH", value_name = "FILE")]
+    pub onnxruntime: Option<PathBuf>,
+
+    /// ONNX Runtime's shared library, by the variable of the service this one replaces.
+    #[arg(long, env = "ONNX_LIBRARY_PATH", hide = true)]
+    pub onnx_library_path: Option<PathBuf>,
+
+    /// Host plugins may fetch from; repeatable. `*`: any public address; `*.example.com`: public addresses under a
+    /// name; a host or address named in full may be private.
+    #[arg(
+        long = "allow-host",
+        env = "NEXUS_ALLOW_HOST",
+        value_name = "HOST[:PORT]",
+        value_delimiter = ',',
+        default_value = "*"
+    )]
+    pub allow_hosts: Vec<HostPattern>,
+
+    #[command(flatten)]
+    pub engine: EngineConfig,
+
+    #[command(flatten)]
+    pub limits: LimitsConfig,
+
+    #[command(flatten)]
+    pub cache: CacheConfig,
+
+    #[command(flatten)]
+    pub plugin: PluginConfig,
+
+    /// Origins that browsers may call from; repeatable. `*`: any.
+    #[arg(
+        long = "cors-allow-origin",
+        env = "NEXUS_CORS_ALLOW_ORIGIN",
+        value_name = "ORIGIN",
+        value_delimiter = ',',
+        default_value = "*"
+    )]
+    pub cors_allow_origins: Vec<String>,
+
+    /// What to log, as `info` or `warn,model_nexus=debug`.
+    #[arg(long, env = "NEXUS_LOG", default_value = "info", value_name = "FILTER")]
+    pub log: String,
+
+    /// How to write the log.
+    #[arg(long, env = "NEXUS_LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]
+    pub log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Json,
+    Text,
+}
+
+/// How models run.
+#[derive(Debug, Clone, Args)]
+pub struct EngineConfig {
+    /// Workers of each loaded model version, each with a session and a thread of its own [default: one per core].
+    #[arg(long, env = "NEXUS_INSTANCES", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub instances: Option<u16>,
+
+    /// Requests that may wait for a model version's workers; past it the answer is 503.
+    #[arg(long, env = "NEXUS_QUEUE_CAPACITY", default_value_t = 256, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub queue_capacity: u32,
+}
+
+/// What one client may ask of the host.
+#[derive(Debug, Clone, Args)]
+pub struct LimitsConfig {
+    /// Predictions in progress at once; past it the answer is 503.
+    #[arg(long, env = "NEXUS_MAX_PREDICTIONS", default_value_t = 512, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_predictions: u32,
+
+    /// Time one prediction may take; past it the answer is 504.
+    #[arg(long, env = "NEXUS_PREDICT_TIMEOUT", default_value = "60s", value_parser = humantime::parse_duration)]
+    pub predict_timeout: Duration,
+
+    /// Size of a prediction request's body.
+    #[arg(long, env = "NEXUS_MAX_BODY_BYTES", default_value = "32MiB", value_name = "BYTES")]
+    pub max_body_bytes: ByteSize,
+
+    /// Size of an uploaded model.
+    #[arg(long, env = "NEXUS_MAX_UPLOAD_BYTES", default_value = "4GiB", value_name = "BYTES")]
+    pub max_upload_bytes: ByteSize,
+
+    /// Size of an uploaded label file.
+    #[arg(long, env = "NEXUS_MAX_LABELS_BYTES", default_value = "8MiB", value_name = "BYTES")]
+    pub max_labels_bytes: ByteSize,
+
+    /// Uploads in progress at once; past it the answer is 503.
+    #[arg(long, env = "NEXUS_MAX_UPLOADS", default_value_t = 32, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_uploads: u32,
+
+    /// Time that running requests have to end after SIGTERM.
+    #[arg(long, env = "NEXUS_DRAIN_TIMEOUT", default_value = "15s", value_parser = humantime::parse_duration)]
+    pub drain_timeout: Duration,
+}
+
+/// The answers kept in memory.
+#[derive(Debug, Clone, Args)]
+pub struct CacheConfig {
+    /// Memory for cached predictions; 0 turns the cache off.
+    #[arg(long, env = "NEXUS_CACHE_BYTES", default_value = "64MiB", value_name = "BYTES")]
+    pub cache_bytes: ByteSize,
+
+    /// Age at which a cached prediction is forgotten.
+    #[arg(long, env = "NEXUS_CACHE_TTL", default_value = "5m", value_parser = humantime::parse_duration)]
+    pub cache_ttl: Duration,
+}
+
+/// What one plugin may use.
+#[derive(Debug, Clone, Args)]
+pub struct PluginConfig {
+    /// Memory of one plugin instance.
+    #[arg(long, env = "NEXUS_PLUGIN_MEMORY_BYTES", default_value = "256MiB", value_name = "BYTES")]
+    pub plugin_memory_bytes: ByteSize,
+
+    /// Plugin instances running at once; more wait.
+    #[arg(long, env = "NEXUS_PLUGIN_INSTANCES", default_value_t = 64, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub plugin_instances: u32,
+
+    /// Processor time of one plugin instance.
+    #[arg(long, env = "NEXUS_PLUGIN_CPU_TIME", default_value = "10s", value_parser = humantime::parse_duration)]
+    pub plugin_cpu_time: Duration,
+
+    /// Time one plugin stage may take, waiting included.
+    #[arg(long, env = "NEXUS_PLUGIN_WALL_TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    pub plugin_wall_time: Duration,
+
+    /// Bytes one plugin stage may return.
+    #[arg(long, env = "NEXUS_PLUGIN_OUTPUT_BYTES", default_value = "64MiB", value_name = "BYTES")]
+    pub plugin_output_bytes: ByteSize,
+
+    /// Bytes of one answer that a plugin fetches over HTTP.
+    #[arg(long, env = "NEXUS_PLUGIN_FETCH_BYTES", default_value = "20MiB", value_name = "BYTES")]
+    pub plugin_fetch_bytes: ByteSize,
+
+    /// Time one fetch of a plugin may take, from connecting to the body's last byte.
+    #[arg(long, env = "NEXUS_PLUGIN_FETCH_TIME", default_value = "10s", value_parser = humantime::parse_duration)]
+    pub plugin_fetch_time: Duration,
+}
+
+impl Cli {
+    /// Reads `.env` and the command line; on a mistake or `--help` prints and ends the process, as command lines do.
+    ///
+    /// Call it first, while the process has one thread: it writes environment variables.
+    ///
+    /// # Errors
+    /// A `.env` file that is there but cannot be read.
+    pub fn from_process() -> Result<Cli, dotenvy::Error> {
+        match dotenvy::dotenv() {
+            Ok(_) => {}
+            Err(error) if error.not_found() => {}
+            Err(error) => return Err(error),
+        }
+        disable_onnxruntime_telemetry();
+        Ok(Cli::parse())
+    }
+}
+
+impl Config {
+    pub fn listen_address(&self) -> SocketAddr {
+        self.listen.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], self.port)))
+    }
+
+    pub fn onnxruntime_library(&self) -> Option<&PathBuf> {
+        self.onnxruntime.as_ref().or(self.onnx_library_path.as_ref())
+    }
+}
+
+impl EngineConfig {
+    /// Workers of each loaded model version.
+    pub fn instance_count(&self) -> usize {
+        match self.instances {
+            Some(instances) => usize::from(instances),
+            None => std::thread::available_parallelism().map_or(1, usize::from),
+        }
+    }
+}
+
+impl PluginConfig {
+    /// The limits as the plugin host takes them.
+    pub fn limits(&self) -> PluginLimits {
+        PluginLimits {
+            memory_bytes: to_usize(self.plugin_memory_bytes),
+            instances: self.plugin_instances,
+            cpu_time: self.plugin_cpu_time,
+            wall_time: self.plugin_wall_time,
+            output_bytes: to_usize(self.plugin_output_bytes),
+            fetch_bytes: to_usize(self.plugin_fetch_bytes),
+            fetch_time: self.plugin_fetch_time,
+            ..PluginLimits::default()
+        }
+    }
+}
+
+/// A size as the platform counts memory; more than it can address is the same as all of it.
+pub fn to_usize(size: ByteSize) -> usize {
+    usize::try_from(size.as_u64()).unwrap_or(usize::MAX)
+}
+
+/// Environment variables that configure an object store, as their vendors name them: `AWS_*`, `AZURE_*`, `GOOGLE_*`.
+pub fn object_store_options() -> Vec<(String, String)> {
+    std::env::vars()
+        .filter(|(key, _)| ["AWS_", "AZURE_", "GOOGLE_"].iter().any(|prefix| key.starts_with(prefix)))
+        .map(|(key, value)| (key.to_ascii_lowercase(), value))
+        .collect()
+}
+
+/// Official builds of ONNX Runtime send telemetry from 1.29 on unless this is set before the library starts.
+#[allow(unsafe_code)]
+fn disable_onnxruntime_telemetry() {
+    // SAFETY: called from `Cli::from_process`, before the process starts a second thread.
+    unsafe { std::env::set_var("ORT_DISABLE_TELEMETRY", "1") };
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn serve(args: &[&str]) -> Config {
+        let args = ["model-nexus", "serve"].iter().chain(args);
+        match Cli::try_parse_from(args).unwrap().command {
+            Command::Serve(config) => *config,
+            Command::Health(_) => unreachable!(),
+        }
+    }
+
+    #[test]
+    fn port_is_used_where_no_address_is_given() {
+        assert_eq!(serve(&["--port", "9000"]).listen_address().to_string(), "0.0.0.0:9000");
+        let config = serve(&["--port", "9000", "--listen", "127.0.0.1:7000"]);
+        assert_eq!(config.listen_address().to_string(), "127.0.0.1:7000");
+    }
+
+    #[test]
+    fn sizes_and_durations_read_as_people_write_them() {
+        let config = serve(&["--plugin-memory-bytes", "64MiB", "--drain-timeout", "2m"]);
+        assert_eq!(config.plugin.limits().memory_bytes, 64 << 20);
+        assert_eq!(config.limits.drain_timeout, Duration::from_secs(120));
+    }
+
+    #[test]
+    fn an_option_that_makes_no_sense_is_refused() {
+        for args in [["--instances", "0"], ["--cache-ttl", "soon"], ["--listen", "localhost"]] {
+            assert!(Cli::try_parse_from(["model-nexus", "serve"].iter().chain(&args)).is_err(), "{args:?}");
+        }
+    }
+
+    #[test]
+    fn every_option_has_an_environment_variable() {
+        use clap::CommandFactory;
+        let command = Cli::command();
+        let serve = command.find_subcommand("serve").unwrap();
+        for argument in serve.get_arguments().filter(|argument| argument.get_id() != "help") {
+            assert!(argument.get_env().is_some(), "--{} has no environment variable", argument.get_id());
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! REST: each handler parses, calls, wraps. What is the same for all of them is here: request ids, errors, the log line.
+
+pub mod health;
+pub mod json;
+pub mod models;
+pub mod predict;
+pub mod ui;
+pub mod upload;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Json;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+use tracing::Instrument;
+
+use crate::app::App;
+use crate::error::{Error, ErrorCode, Result};
+
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Longest request id taken from a caller, in bytes; a longer one is replaced.
+const MAX_REQUEST_ID: usize = 128;
+
+/// The caller's `X-Request-ID`, or a new UUID.
+#[derive(Debug, Clone)]
+pub struct RequestId(pub Arc<str>);
+
+impl RequestId {
+    fn of(request: &Request) -> RequestId {
+        let given = request.headers().get(X_REQUEST_ID).and_then(|value| value.to_str().ok());
+        let usable =
+            given.filter(|id| !id.is_empty() && id.len() <= MAX_REQUEST_ID && id.bytes().all(|b| b.is_ascii_graphic()));
+        RequestId(usable.map_or_else(|| uuid::Uuid::new_v4().to_string().into(), Into::into))
+    }
+}
+
+/// Around every request: its id, a span that every log line inside carries it by, metrics, and the error's body.
+pub async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let id = RequestId::of(&request);
+    request.extensions_mut().insert(id.clone());
+    let method = request.method().clone();
+    let endpoint = request.extensions().get::<MatchedPath>().cloned();
+    let endpoint = endpoint.as_ref().map_or("unmatched", MatchedPath::as_str);
+    let span = tracing::info_span!("request", request_id = &*id.0);
+    let mut response = next.run(request).instrument(span.clone()).await;
+    let error = response.extensions_mut().remove::<Error>();
+    if let Some(error) = &error {
+        response = render_error(error, &id);
+    }
+    if let Ok(value) = HeaderValue::from_str(&id.0) {
+        response.headers_mut().insert(X_REQUEST_ID, value);
+    }
+    let elapsed = started.elapsed();
+    // Methods are the client's words; only the known ones become label values.
+    let method_label = if KNOWN_METHODS.contains(&method.as_str()) { method.as_str() } else { "other" };
+    let status = response.status();
+    app.metrics.http_requests.with_label_values(&[endpoint, method_label, status.as_str()]).inc();
+    app.metrics.http_request_duration.with_label_values(&[endpoint, method_label]).observe(elapsed.as_secs_f64());
+    span.in_scope(|| log_line(endpoint, method_label, status, elapsed.as_secs_f64() * 1e3, error.as_ref()));
+    response
+}
+
+const KNOWN_METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"];
+
+/// The one line a request leaves in the log: a failure of ours is an error, anything else is information.
+fn log_line(endpoint: &str, method: &str, status: StatusCode, latency_ms: f64, error: Option<&Error>) {
+    let status_code = status.as_u16();
+    match error {
+        None => tracing::info!(endpoint, method, status = status_code, latency_ms, "request"),
+        Some(error) if matches!(error.code, ErrorCode::Internal | ErrorCode::PluginFailed) => {
+            tracing::error!(endpoint, method, status = status_code, latency_ms, %error, "request failed");
+        }
+        Some(error) => tracing::info!(endpoint, method, status = status_code, latency_ms, %error, "request refused"),
+    }
+}
+
+/// Hands the error to [`observe`], which knows the request's id.
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let mut response = status_of(&self).into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+fn status_of(error: &Error) -> StatusCode {
+    StatusCode::from_u16(error.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+fn render_error(error: &Error, id: &RequestId) -> Response {
+    let body = json!({ "error": error.message, "code": error.code.name(), "request_id": &*id.0 });
+    let mut response = (status_of(error), Json(body)).into_response();
+    if matches!(error.code, ErrorCode::Overloaded | ErrorCode::NotReady) {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+/// No such path.
+pub async fn not_found(request: Request) -> Error {
+    Error::not_found(format!("there is nothing at {}; see the README for what there is", request.uri().path()))
+}
+
+/// The path is there, the method is not.
+pub async fn method_not_allowed(request: Request) -> Response {
+    let message = format!("{} is not offered at {}", request.method(), request.uri().path());
+    let mut response = Error::invalid_input(message).into_response();
+    *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+    response
+}
+
+/// A handler panicked: the client reads a plain 500, and the log has the panic's message.
+pub fn panicked(panic: Box<dyn std::any::Any + Send + 'static>) -> Response {
+    let text = panic.downcast_ref::<String>().cloned();
+    let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+    Error::internal(format!("a handler panicked: {}", text.unwrap_or_default())).into_response()
+}
+
+/// The whole body, up to a limit in bytes.
+///
+/// # Errors
+/// The body is larger, or the client stopped sending.
+pub async fn read_body(body: axum::body::Body, limit: usize, option: &str) -> Result<bytes::Bytes> {
+    axum::body::to_bytes(body, limit).await.map_err(|error| {
+        let too_large =
+            std::error::Error::source(&error).is_some_and(|source| source.is::<http_body_util::LengthLimitError>());
+        if too_large {
+            Error::new(ErrorCode::TooLarge, format!("the body is larger than {limit} bytes ({option})"))
+        } else {
+            Error::invalid_input(format!("the body ended early: {error}"))
+        }
+    })
+}
+
+/// Marks answers that were in memory.
+pub fn cache_header(cached: bool) -> (HeaderName, HeaderValue) {
+    (HeaderName::from_static("x-cache"), HeaderValue::from_static(if cached { "hit" } else { "miss" }))
+}

@@ -1,0 +1,309 @@
+//! `POST /predict`: tensors or features as JSON, an image by URL, as a file or as the raw body.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::{FromRequest, Multipart, Query, Request, State};
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use chrono::{SecondsFormat, Utc};
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+use super::json::{OutputData, OutputJson, read_tensor};
+use super::{RequestId, cache_header, read_body};
+use crate::app::App;
+use crate::config::to_usize;
+use crate::error::{Error, ErrorCode, Result};
+use crate::model::ModelVersion;
+use crate::plugin;
+use crate::predict::{self, Answer, Payload, Prediction};
+use crate::tensor::Output;
+
+/// What every way of asking comes down to.
+struct Parsed {
+    model: Arc<ModelVersion>,
+    payload: Payload,
+}
+
+/// The JSON body. Numbers stay text until the model, and with it the datatype, is known.
+#[derive(Deserialize)]
+struct PredictBody<'j> {
+    #[serde(borrow, default)]
+    model_id: Option<std::borrow::Cow<'j, str>>,
+    #[serde(borrow, default)]
+    version: Option<std::borrow::Cow<'j, str>>,
+    #[serde(borrow, default)]
+    features: Option<&'j RawValue>,
+    #[serde(borrow, default, deserialize_with = "inputs_in_order")]
+    inputs: Vec<(String, &'j RawValue)>,
+    #[serde(borrow, default)]
+    image_url: Option<&'j RawValue>,
+}
+
+pub async fn predict(
+    State(app): State<Arc<App>>,
+    Extension(id): Extension<RequestId>,
+    request: Request,
+) -> Result<Response> {
+    let started = Instant::now();
+    let _permit = app.admit_prediction()?;
+    let use_cache = !asks_for_fresh(request.headers());
+    let Parsed { model, payload } = parse(&app, request).await?;
+    let prediction = predict::predict(&app, &model, payload, use_cache).await?;
+    wrap(&model, &prediction, &id, started)
+}
+
+/// `Cache-Control: no-cache` (or `no-store`) goes round the cache.
+fn asks_for_fresh(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|part| {
+        let part = part.trim();
+        part.eq_ignore_ascii_case("no-cache") || part.eq_ignore_ascii_case("no-store")
+    })
+}
+
+async fn parse(app: &App, request: Request) -> Result<Parsed> {
+    let media_type = media_type(request.headers());
+    if media_type == "multipart/form-data" {
+        return parse_form(app, request).await;
+    }
+    let parameters = Query::<Vec<(String, String)>>::try_from_uri(request.uri())
+        .map_err(|error| Error::invalid_input(format!("the query string is not readable: {error}")))?;
+    let body = body_of(app, request.into_body()).await?;
+    if media_type.starts_with("image/") || media_type == "application/octet-stream" {
+        return raw_image(app, media_type, body, parameters.0);
+    }
+    parse_json(app, body)
+}
+
+fn media_type(headers: &HeaderMap) -> String {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+async fn body_of(app: &App, body: Body) -> Result<Bytes> {
+    read_body(body, to_usize(app.config.limits.max_body_bytes), "--max-body-bytes").await
+}
+
+fn parse_json(app: &App, body: Bytes) -> Result<Parsed> {
+    let parsed: PredictBody<'_> = serde_json::from_slice(&body).map_err(|error| {
+        Error::invalid_input(format!(
+            "the body is not a prediction request: {error}; expected JSON such as \
+             {{\"model_id\": \"iris\", \"features\": [5.1, 3.5, 1.4, 0.2]}} or {{\"image_url\": \"https://…\"}}"
+        ))
+    })?;
+    let model = match (&parsed.model_id, &parsed.image_url) {
+        (Some(id), _) => app.models.registry.get(id, parsed.version.as_deref())?,
+        (None, Some(_)) => default_image_model(app, parsed.version.as_deref())?,
+        (None, None) => {
+            return Err(Error::invalid_input(
+                "the request names no model: give `model_id` with `features` or `inputs`, or `image_url`",
+            ));
+        }
+    };
+    let tensors = match (parsed.features, parsed.inputs.is_empty()) {
+        (Some(_), false) => return Err(Error::invalid_input("give either `features` or `inputs`, not both")),
+        (Some(features), true) => vec![read_features(&model, features)?],
+        (None, false) => read_inputs(&model, &parsed.inputs)?,
+        (None, true) => {
+            let request = plugin::Request { content_type: "application/json".to_owned(), body, parameters: Vec::new() };
+            return Ok(Parsed { model, payload: Payload::Raw(request) });
+        }
+    };
+    Ok(Parsed { model, payload: Payload::Tensors(tensors) })
+}
+
+fn default_image_model(app: &App, version: Option<&str>) -> Result<Arc<ModelVersion>> {
+    let id = app.models.registry.default_image_model().ok_or_else(|| {
+        Error::new(
+            ErrorCode::NotFound,
+            "there is no default image model; upload one with POST /upload, or name one with model_id",
+        )
+    })?;
+    app.models.registry.get(&id, version)
+}
+
+/// `features` is the tensor of the one input that a caller has to give.
+fn read_features(model: &ModelVersion, features: &RawValue) -> Result<crate::tensor::Tensor> {
+    let mut required = model.inputs.iter().filter(|input| !input.optional);
+    match (required.next().or(model.inputs.first()), required.next()) {
+        (Some(input), None) => read_tensor(&input.spec, features),
+        _ => Err(Error::invalid_input(format!(
+            "model {} has not exactly one input; give `inputs` with a value for each of: {}",
+            model.id(),
+            predict::describe_inputs(model)
+        ))),
+    }
+}
+
+fn read_inputs(model: &ModelVersion, inputs: &[(String, &RawValue)]) -> Result<Vec<crate::tensor::Tensor>> {
+    let tensors = inputs.iter().map(|(name, json)| {
+        let input = model.inputs.iter().find(|input| input.spec.name == *name);
+        let input = input.ok_or_else(|| {
+            Error::invalid_input(format!(
+                "model {} has no input {name:?}; its inputs: {}",
+                model.id(),
+                predict::describe_inputs(model)
+            ))
+        })?;
+        read_tensor(&input.spec, json)
+    });
+    tensors.collect()
+}
+
+/// A JSON object as pairs; unlike a map it shows a name that came twice.
+fn inputs_in_order<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<Vec<(String, &'de RawValue)>, D::Error> {
+    struct Pairs;
+    impl<'de> serde::de::Visitor<'de> for Pairs {
+        type Value = Vec<(String, &'de RawValue)>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("`inputs` as an object from input name to nested lists")
+        }
+
+        fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> std::result::Result<Self::Value, A::Error> {
+            let mut pairs = Vec::new();
+            while let Some(pair) = map.next_entry()? {
+                pairs.push(pair);
+            }
+            Ok(pairs)
+        }
+    }
+    deserializer.deserialize_map(Pairs)
+}
+
+fn raw_image(app: &App, content_type: String, body: Bytes, parameters: Vec<(String, String)>) -> Result<Parsed> {
+    let named = |name: &str| parameters.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+    let model = match named("model_id") {
+        Some(id) => app.models.registry.get(id, named("version"))?,
+        None => default_image_model(app, named("version"))?,
+    };
+    let request = plugin::Request { content_type, body, parameters };
+    Ok(Parsed { model, payload: Payload::Raw(request) })
+}
+
+/// A form: the file `image`, every other field a parameter.
+async fn parse_form(app: &App, request: Request) -> Result<Parsed> {
+    let limit = to_usize(app.config.limits.max_body_bytes);
+    let (parts, body) = request.into_parts();
+    let body = Body::from(read_body(body, limit, "--max-body-bytes").await?);
+    let bad_form = |error: &dyn std::fmt::Display| Error::invalid_input(format!("the form is not readable: {error}"));
+    let mut form =
+        Multipart::from_request(Request::from_parts(parts, body), &()).await.map_err(|error| bad_form(&error))?;
+    let mut image = None;
+    let mut parameters = Vec::new();
+    while let Some(field) = form.next_field().await.map_err(|error| bad_form(&error))? {
+        let name = field.name().unwrap_or_default().to_owned();
+        if name == "image" {
+            let content_type = field.content_type().unwrap_or("application/octet-stream").to_owned();
+            image = Some((content_type, field.bytes().await.map_err(|error| bad_form(&error))?));
+        } else {
+            parameters.push((name, field.text().await.map_err(|error| bad_form(&error))?));
+        }
+    }
+    let (content_type, bytes) = image
+        .ok_or_else(|| Error::invalid_input("the form has no file `image`; curl sends one with -F image=@cat.jpg"))?;
+    raw_image(app, content_type, bytes, parameters)
+}
+
+fn wrap(model: &ModelVersion, prediction: &Prediction, id: &RequestId, started: Instant) -> Result<Response> {
+    let frame = Frame { model, id, started };
+    let body = match &*prediction.answer {
+        Answer::Outputs(outputs) => serde_json::to_vec(&OutputsAnswer { frame, outputs }),
+        Answer::Response(response) if response.content_type == "application/json" => {
+            let fields: BTreeMap<&str, &RawValue> = match serde_json::from_slice(&response.body) {
+                Ok(fields) => fields,
+                // JSON, but no object to merge into: sent as the plugin made it.
+                Err(_) => return Ok(as_made(response, prediction.cached)),
+            };
+            serde_json::to_vec(&PluginAnswer { frame, fields })
+        }
+        Answer::Response(response) => return Ok(as_made(response, prediction.cached)),
+    };
+    let body = body.map_err(Error::internal)?;
+    let json = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(([json, cache_header(prediction.cached)], body).into_response())
+}
+
+/// A plugin's answer of its own media type.
+fn as_made(response: &plugin::Response, cached: bool) -> Response {
+    let content_type = HeaderValue::from_str(&response.content_type)
+        .unwrap_or_else(|_| HeaderValue::from_static("application/octet-stream"));
+    ([(header::CONTENT_TYPE, content_type), cache_header(cached)], response.body.clone()).into_response()
+}
+
+/// What every answer says beside its result.
+struct Frame<'a> {
+    model: &'a ModelVersion,
+    id: &'a RequestId,
+    started: Instant,
+}
+
+impl Frame<'_> {
+    fn serialize_head<M: SerializeMap>(&self, map: &mut M) -> std::result::Result<(), M::Error> {
+        map.serialize_entry("model_id", self.model.id())?;
+        map.serialize_entry("version", self.model.version())?;
+        map.serialize_entry("request_id", &*self.id.0)
+    }
+
+    fn serialize_tail<M: SerializeMap>(&self, map: &mut M) -> std::result::Result<(), M::Error> {
+        // Microseconds are what the clock is good for; more digits only look exact.
+        map.serialize_entry("latency_ms", &(self.started.elapsed().as_micros() as f64 / 1e3))?;
+        map.serialize_entry("timestamp", &Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true))
+    }
+}
+
+/// `{"model_id", "version", "request_id", "prediction", "outputs", "latency_ms", "timestamp"}`
+struct OutputsAnswer<'a> {
+    frame: Frame<'a>,
+    outputs: &'a [Output],
+}
+
+impl Serialize for OutputsAnswer<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        self.frame.serialize_head(&mut map)?;
+        if let Some(first) = self.outputs.first() {
+            map.serialize_entry("prediction", &OutputData(first))?;
+        }
+        map.serialize_entry("outputs", &ByName(self.outputs))?;
+        self.frame.serialize_tail(&mut map)?;
+        map.end()
+    }
+}
+
+struct ByName<'a>(&'a [Output]);
+
+impl Serialize for ByName<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|output| (output.name(), OutputJson(output))))
+    }
+}
+
+/// The plugin's object, with what the host knows beside it; where both name a field, the host's is true.
+struct PluginAnswer<'a> {
+    frame: Frame<'a>,
+    fields: BTreeMap<&'a str, &'a RawValue>,
+}
+
+const FRAME_FIELDS: [&str; 5] = ["model_id", "version", "request_id", "latency_ms", "timestamp"];
+
+impl Serialize for PluginAnswer<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        self.frame.serialize_head(&mut map)?;
+        for (name, value) in self.fields.iter().filter(|(name, _)| !FRAME_FIELDS.contains(*name)) {
+            map.serialize_entry(name, value)?;
+        }
+        self.frame.serialize_tail(&mut map)?;
+        map.end()
+    }
+}

@@ -1,0 +1,172 @@
+//! `POST /models/upload` and `POST /upload`: a model file streams to disk, hashed on its way.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::multipart::{Field, MultipartError};
+use axum::extract::{FromRequest, Multipart, Request, State};
+use axum::http::StatusCode;
+use bytes::Bytes;
+use bytesize::ByteSize;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use tempfile::TempPath;
+use tokio::io::AsyncWriteExt;
+
+use super::models::describe;
+use crate::app::App;
+use crate::digest::hex;
+use crate::error::{Error, ErrorCode, Result};
+use crate::model::NewModel;
+
+/// Length of a text field such as a model's name, in bytes.
+const MAX_TEXT_BYTES: usize = 4096;
+
+/// A form as it came: one model file, labels, and text fields.
+struct UploadForm {
+    file: Option<UploadedFile>,
+    labels: Option<Bytes>,
+    texts: BTreeMap<String, String>,
+}
+
+struct UploadedFile {
+    path: TempPath,
+    /// The name the client gave it.
+    name: Option<String>,
+    sha256: String,
+    size: u64,
+}
+
+/// `file`, `id`, `name`, `version` and optional `labels` → 201 with the model and what it takes.
+pub async fn upload_model(State(app): State<Arc<App>>, request: Request) -> Result<(StatusCode, Json<Value>)> {
+    let _permit = app.admit_upload()?;
+    let mut form = read_form(&app, request, "file").await?;
+    let mut text = |name: &str| {
+        let text = form.texts.remove(name).filter(|text| !text.is_empty());
+        text.ok_or_else(|| {
+            Error::invalid_input(format!("the form misses its field `{name}`; it takes file, id, name, version"))
+        })
+    };
+    let (id, name, version) = (text("id")?, text("name")?, text("version")?);
+    let file = form.file.ok_or_else(|| {
+        Error::invalid_input("the form misses its file `file`, the ONNX model; it takes file, id, name, version")
+    })?;
+    let new =
+        NewModel { id, name, version, file: file.path, sha256: file.sha256, size: file.size, labels: form.labels };
+    let model = app.models.add(new).await?;
+    Ok((StatusCode::CREATED, Json(describe(&model))))
+}
+
+/// `model` and optional `labels`: an image classifier, the default one from now on.
+pub async fn upload_image_model(State(app): State<Arc<App>>, request: Request) -> Result<Json<Value>> {
+    let _permit = app.admit_upload()?;
+    let form = read_form(&app, request, "model").await?;
+    let file = form.file.ok_or_else(|| {
+        Error::invalid_input("the form misses its file `model`, an ONNX image classifier; it takes model and labels")
+    })?;
+    let name = file.name.clone().unwrap_or_else(|| "image-model.onnx".to_owned());
+    let has_labels = form.labels.is_some();
+    let new = NewModel {
+        id: id_from_file_name(&name),
+        name,
+        version: String::new(),
+        file: file.path,
+        sha256: file.sha256,
+        size: file.size,
+        labels: form.labels,
+    };
+    let model = app.models.add_image_model(new).await?;
+    let labels = has_labels.then(|| model.path.replace("model.onnx", "labels.json"));
+    Ok(Json(json!({
+        "status": "success",
+        "model": model.path,
+        "labels": labels,
+        "model_id": model.id(),
+        "version": model.version(),
+    })))
+}
+
+/// The file's name without its extension, made into an id.
+fn id_from_file_name(name: &str) -> String {
+    let stem = Path::new(name).file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+    let id: String =
+        stem.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' }).collect();
+    let id: String = id.trim_start_matches(|c: char| !c.is_ascii_alphanumeric()).chars().take(128).collect();
+    if id.is_empty() { "image-model".to_owned() } else { id }
+}
+
+async fn read_form(app: &App, request: Request, file_field: &str) -> Result<UploadForm> {
+    let limits = &app.config.limits;
+    let mut multipart = Multipart::from_request(request, &())
+        .await
+        .map_err(|error| Error::invalid_input(format!("expected a multipart/form-data body: {error}")))?;
+    let mut form = UploadForm { file: None, labels: None, texts: BTreeMap::new() };
+    while let Some(field) = multipart.next_field().await.map_err(|error| bad_form(&error))? {
+        let name = field.name().unwrap_or_default().to_owned();
+        if name == file_field {
+            form.file = Some(save(field, app.models.scratch(), limits.max_upload_bytes).await?);
+        } else if name == "labels" {
+            let limit = limits.max_labels_bytes;
+            form.labels = Some(read_field(field, limit, "the label file", "--max-labels-bytes").await?);
+        } else if form.texts.len() < 16 {
+            let bytes = read_field(field, ByteSize(MAX_TEXT_BYTES as u64), "a text field", "fixed").await?;
+            let text = String::from_utf8(bytes.into())
+                .map_err(|_| Error::invalid_input(format!("the field {name:?} is not UTF-8")))?;
+            form.texts.insert(name, text);
+        }
+    }
+    Ok(form)
+}
+
+fn bad_form(error: &MultipartError) -> Error {
+    Error::invalid_input(format!("the form is not readable: {}", error.body_text()))
+}
+
+async fn save(mut field: Field<'_>, scratch: &Path, limit: ByteSize) -> Result<UploadedFile> {
+    let name = field.file_name().map(str::to_owned);
+    let (file, path) =
+        tempfile::Builder::new().prefix("upload-").tempfile_in(scratch).map_err(Error::internal)?.into_parts();
+    let mut file = tokio::fs::File::from_std(file);
+    let mut hasher = Sha256::new();
+    let mut size: u64 = 0;
+    while let Some(chunk) = field.chunk().await.map_err(|error| bad_form(&error))? {
+        size += chunk.len() as u64;
+        if size > limit.as_u64() {
+            return Err(too_large("the model", limit, "--max-upload-bytes"));
+        }
+        hasher.update(&chunk);
+        file.write_all(&chunk).await.map_err(Error::internal)?;
+    }
+    file.flush().await.map_err(Error::internal)?;
+    Ok(UploadedFile { path, name, sha256: hex(&hasher.finalize()), size })
+}
+
+async fn read_field(mut field: Field<'_>, limit: ByteSize, what: &str, option: &str) -> Result<Bytes> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = field.chunk().await.map_err(|error| bad_form(&error))? {
+        if (bytes.len() + chunk.len()) as u64 > limit.as_u64() {
+            return Err(too_large(what, limit, option));
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes.into())
+}
+
+fn too_large(what: &str, limit: ByteSize, option: &str) -> Error {
+    Error::new(ErrorCode::TooLarge, format!("{what} is larger than {limit} ({option})"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::id_from_file_name;
+
+    #[test]
+    fn a_file_name_becomes_an_id() {
+        assert_eq!(id_from_file_name("efficientnet-lite4-11-int8.onnx"), "efficientnet-lite4-11-int8");
+        assert_eq!(id_from_file_name("../../etc/pass wd.onnx"), "pass-wd");
+        assert_eq!(id_from_file_name(".onnx"), "onnx");
+        assert_eq!(id_from_file_name("模型.onnx"), "image-model");
+    }
+}

@@ -1,0 +1,109 @@
+//! Every metric, in one struct. Names are kept from the services this project replaces; new ones are `nexus_*`.
+
+use prometheus::{
+    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+};
+
+/// Buckets from 100 µs, where a small model answers, to 30 s, where a request is given up.
+const SECONDS: &[f64] =
+    &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+/// The host's metrics. `endpoint` is a route pattern, never a raw path, so label sets stay bounded.
+pub struct Metrics {
+    registry: Registry,
+    /// Requests answered, by endpoint, method and status.
+    pub http_requests: IntCounterVec,
+    /// Seconds from a request's head to its answer's, by endpoint and method.
+    pub http_request_duration: HistogramVec,
+    /// Predictions, by model, version and status (`ok` or an error code).
+    pub predictions: IntCounterVec,
+    /// Seconds in ONNX Runtime, by model and version.
+    pub inference_duration: HistogramVec,
+    /// Seconds a prediction waited for a worker, by model and version.
+    pub queue_duration: HistogramVec,
+    /// Seconds in a plugin, by plugin and stage.
+    pub plugin_duration: HistogramVec,
+    /// Stages that ended in an error of the plugin's own, by plugin and stage.
+    pub plugin_failures: IntCounterVec,
+    /// Model versions that serve.
+    pub models_loaded: IntGauge,
+    /// Predictions answered from memory.
+    pub cache_hits: IntCounter,
+    /// Predictions that were not in memory.
+    pub cache_misses: IntCounter,
+}
+
+impl Metrics {
+    /// All metrics, registered.
+    ///
+    /// # Errors
+    /// Two metrics of one name, which a test would see.
+    pub fn new() -> Result<Metrics, prometheus::Error> {
+        let registry = Registry::new();
+        let counter = |name: &str, help: &str, labels: &[&str]| -> Result<IntCounterVec, prometheus::Error> {
+            let counter = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok(counter)
+        };
+        let seconds = |name: &str, help: &str, labels: &[&str]| -> Result<HistogramVec, prometheus::Error> {
+            let histogram = HistogramVec::new(HistogramOpts::new(name, help).buckets(SECONDS.to_vec()), labels)?;
+            registry.register(Box::new(histogram.clone()))?;
+            Ok(histogram)
+        };
+        let plain = |name: &str, help: &str| -> Result<IntCounter, prometheus::Error> {
+            let counter = IntCounter::new(name, help)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok(counter)
+        };
+        let models_loaded = IntGauge::new("models_loaded", "Model versions that serve")?;
+        registry.register(Box::new(models_loaded.clone()))?;
+        Ok(Metrics {
+            http_requests: counter("http_requests_total", "Requests answered", &["endpoint", "method", "status"])?,
+            http_request_duration: seconds(
+                "http_request_duration_seconds",
+                "Time from a request's head to its answer's",
+                &["endpoint", "method"],
+            )?,
+            predictions: counter(
+                "model_predictions_total",
+                "Predictions, by outcome: ok or an error code",
+                &["model", "version", "status"],
+            )?,
+            inference_duration: seconds(
+                "model_inference_duration_seconds",
+                "Time in ONNX Runtime",
+                &["model", "version"],
+            )?,
+            queue_duration: seconds(
+                "nexus_queue_duration_seconds",
+                "Time a prediction waited for a worker",
+                &["model", "version"],
+            )?,
+            plugin_duration: seconds("nexus_plugin_duration_seconds", "Time in a plugin", &["plugin", "stage"])?,
+            plugin_failures: counter(
+                "nexus_plugin_failures_total",
+                "Plugin stages that ended in an error of the plugin's own",
+                &["plugin", "stage"],
+            )?,
+            models_loaded,
+            cache_hits: plain("nexus_cache_hits_total", "Predictions answered from memory")?,
+            cache_misses: plain("nexus_cache_misses_total", "Predictions that were not in memory")?,
+            registry,
+        })
+    }
+
+    /// All metrics in Prometheus' text format.
+    ///
+    /// # Errors
+    /// A metric that cannot be written, which would be the library's fault.
+    pub fn render(&self) -> Result<Vec<u8>, prometheus::Error> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+
+    /// The text format's media type.
+    pub fn content_type() -> &'static str {
+        prometheus::TEXT_FORMAT
+    }
+}

@@ -1,0 +1,292 @@
+//! How a version comes to serve: from the store at start, from an upload, from the bundle at first start.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use chrono::Utc;
+use tempfile::TempPath;
+
+use super::registry::{ModelVersion, Registry, Skipped, input_specs, tensor_spec};
+use super::repository::{Entry, ModelConfig, Pipeline, Repository, Settings, Sidecar, StageBinding};
+use super::worker::{Runtime, Workers};
+use super::{check_name, labels};
+use crate::config::EngineConfig;
+use crate::error::{Error, ErrorCode, Result};
+use crate::onnx::{self, MetadataError};
+use crate::plugin::{Binding, ModelDescription, Plugins};
+
+/// The plugin that reads images for models uploaded as image models.
+pub const IMAGE_PLUGIN: &str = "image-classifier";
+
+/// The models of this host. Cloning shares them.
+#[derive(Clone)]
+pub struct Models {
+    pub registry: Registry,
+    repository: Repository,
+    runtime: Runtime,
+    plugins: Plugins,
+    engine: EngineConfig,
+}
+
+/// A model on its way in: everything of it is on this machine's disk or in memory, nothing is checked yet.
+pub struct NewModel {
+    pub id: String,
+    pub name: String,
+    pub version: String,
+    /// The file, removed when this is dropped.
+    pub file: TempPath,
+    pub sha256: String,
+    /// Bytes of the file.
+    pub size: u64,
+    /// A label file as it came.
+    pub labels: Option<Bytes>,
+}
+
+impl Models {
+    pub fn new(repository: Repository, runtime: Runtime, plugins: Plugins, engine: EngineConfig) -> Models {
+        Models { registry: Registry::default(), repository, runtime, plugins, engine }
+    }
+
+    /// A folder for uploads on their way in.
+    pub fn scratch(&self) -> &Path {
+        self.repository.scratch()
+    }
+
+    /// Loads every version in the store. One that cannot serve is reported and skipped; the others serve.
+    ///
+    /// # Errors
+    /// The store cannot be listed.
+    pub async fn load_all(&self) -> Result<()> {
+        for entry in self.repository.list().await? {
+            match self.load(&entry).await {
+                Ok(model) => tracing::info!(model = model.id(), version = model.version(), "model loaded"),
+                Err(error) => {
+                    tracing::error!(model = entry.id, version = entry.version, %error, "model skipped");
+                    let reason = error.message;
+                    self.registry.skip(Skipped { id: entry.id, version: entry.version, reason });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn load(&self, entry: &Entry) -> Result<Arc<ModelVersion>> {
+        // The operator reads this, not a client, so the cause itself is the message.
+        let for_operator = |error: super::RepositoryError| Error::new(ErrorCode::Internal, error.to_string());
+        let stored = self.repository.open(entry).await.map_err(for_operator)?;
+        let config = self.repository.config(&entry.id).await.map_err(for_operator)?;
+        let model = self.assemble(stored.sidecar, stored.path, stored.labels, stored.file, &config.pipeline).await?;
+        Ok(self.registry.insert(model))
+    }
+
+    /// Checks, loads and publishes an upload; from then on it serves.
+    ///
+    /// # Errors
+    /// A name, file or label file that is not one; a version that exists.
+    pub async fn add(&self, new: NewModel) -> Result<Arc<ModelVersion>> {
+        let config = self.repository.config(&new.id).await?;
+        self.add_with(new, &config.pipeline).await
+    }
+
+    /// Adds a model that classifies images through the bundled plugin, and makes it the default. Versions count up from 1.
+    ///
+    /// # Errors
+    /// As [`Models::add`].
+    pub async fn add_image_model(&self, mut new: NewModel) -> Result<Arc<ModelVersion>> {
+        let plugin = self.plugins.newest(IMAGE_PLUGIN).ok_or_else(|| {
+            Error::new(ErrorCode::NotReady, format!("no plugin {IMAGE_PLUGIN} is loaded; start the host with --bundle"))
+        })?;
+        let stage = StageBinding { plugin: plugin.reference(), config: serde_json::Map::new() };
+        let pipeline = Pipeline { preprocess: Some(stage.clone()), postprocess: Some(stage) };
+        new.version = self.next_version(&new.id);
+        let config = ModelConfig { pipeline };
+        let model = self.add_with(new, &config.pipeline).await?;
+        self.repository.write_config(model.id(), &config).await?;
+        self.set_default_image_model(model.id()).await?;
+        Ok(model)
+    }
+
+    async fn add_with(&self, new: NewModel, pipeline: &Pipeline) -> Result<Arc<ModelVersion>> {
+        check_name("id", &new.id)?;
+        check_name("version", &new.version)?;
+        if let Ok(existing) = self.registry.get(&new.id, Some(&new.version)) {
+            return Err(Error::new(
+                ErrorCode::Conflict,
+                format!("model {} has a version {} already", existing.id(), existing.version()),
+            ));
+        }
+        let class_labels = new.labels.as_deref().map(labels::parse).transpose()?.unwrap_or_default();
+        let file = new.file.to_path_buf();
+        let metadata = {
+            let file = file.clone();
+            tokio::task::spawn_blocking(move || onnx::read_file(&file)).await.map_err(Error::internal)?
+        };
+        let metadata = metadata.map_err(|error| match error {
+            MetadataError::Read(error) => Error::internal(error),
+            error => Error::invalid_input(error.to_string()),
+        })?;
+        let sidecar = Sidecar {
+            id: new.id,
+            name: new.name,
+            version: new.version,
+            sha256: new.sha256,
+            size: new.size,
+            uploaded_at: Utc::now(),
+            metadata,
+        };
+        let mut model = self.assemble(sidecar, String::new(), class_labels, file, pipeline).await?;
+        model.path = self.repository.publish(&model.info, new.labels.as_ref(), &new.file).await?;
+        let model = self.registry.insert(model);
+        tracing::info!(model = model.id(), version = model.version(), bytes = model.info.size, "model uploaded");
+        Ok(model)
+    }
+
+    /// Starts a version's workers and binds its plugins.
+    async fn assemble(
+        &self,
+        info: Sidecar,
+        path: String,
+        labels: Vec<String>,
+        file: PathBuf,
+        pipeline: &Pipeline,
+    ) -> Result<ModelVersion> {
+        let inputs = input_specs(&info.metadata.inputs)?;
+        let description = Arc::new(ModelDescription {
+            id: info.id.clone(),
+            version: info.version.clone(),
+            inputs: inputs.iter().map(|input| input.spec.clone()).collect(),
+            // An output that is no tensor cannot be given to a plugin, and need not be: it is still served.
+            outputs: info.metadata.outputs.iter().filter_map(|output| tensor_spec(output).ok()).collect(),
+            labels: labels.clone(),
+        });
+        let preprocess = self.bind(pipeline.preprocess.as_ref(), &description).await?;
+        let postprocess = match (&pipeline.preprocess, &pipeline.postprocess, &preprocess) {
+            (Some(pre), Some(post), Some(binding)) if pre == post => Some(binding.clone()),
+            (_, post, _) => self.bind(post.as_ref(), &description).await?,
+        };
+        let workers = self.start_workers(&info, file).await?;
+        Ok(ModelVersion {
+            serial: ModelVersion::next_serial(),
+            info,
+            path,
+            inputs,
+            labels,
+            preprocess,
+            postprocess,
+            workers,
+        })
+    }
+
+    async fn bind(&self, stage: Option<&StageBinding>, model: &Arc<ModelDescription>) -> Result<Option<Arc<Binding>>> {
+        let Some(stage) = stage else { return Ok(None) };
+        let plugin = self.plugins.get(&stage.plugin)?;
+        let config = serde_json::to_string(&stage.config).map_err(Error::internal)?;
+        let binding = Binding::new(plugin, model.clone(), config);
+        binding.check().await?;
+        Ok(Some(Arc::new(binding)))
+    }
+
+    async fn start_workers(&self, info: &Sidecar, file: PathBuf) -> Result<Workers> {
+        let runtime = self.runtime.clone();
+        let name = format!("{}@{}", info.id, info.version);
+        let instances = self.engine.instance_count();
+        let queue_capacity = self.engine.queue_capacity as usize;
+        let start = move || Workers::start(&runtime, &file, &name, instances, queue_capacity);
+        tokio::task::spawn_blocking(start).await.map_err(Error::internal)?
+    }
+
+    fn next_version(&self, id: &str) -> String {
+        let versions = self.registry.list();
+        let numbers = versions.iter().filter(|model| model.id() == id).filter_map(|model| model.version().parse().ok());
+        let newest: u64 = numbers.max().unwrap_or(0);
+        newest.saturating_add(1).to_string()
+    }
+
+    async fn set_default_image_model(&self, id: &str) -> Result<()> {
+        self.repository.write_settings(&Settings { default_image_model: Some(id.to_owned()) }).await?;
+        self.registry.set_default_image_model(Some(id.to_owned()));
+        Ok(())
+    }
+
+    /// Imports the bundled models into a store that no host has set up yet, and reads the host's settings.
+    ///
+    /// # Errors
+    /// The store or the bundle cannot be read or written.
+    pub async fn set_up(&self, bundle: Option<&Path>) -> Result<()> {
+        if let Some(settings) = self.repository.settings().await? {
+            self.registry.set_default_image_model(settings.default_image_model);
+            return Ok(());
+        }
+        let Some(bundle) = bundle else { return Ok(()) };
+        let bundled = read_bundle(&bundle.join("models")).map_err(Error::internal)?;
+        let ids: BTreeSet<&str> = bundled.iter().map(|model| model.id.as_str()).collect();
+        let present = self.repository.list().await?;
+        // Someone's own repository is served as it is. Bundled models alone are an import that did not end.
+        if present.iter().any(|entry| !ids.contains(entry.id.as_str())) {
+            return Ok(());
+        }
+        let mut settings = Settings::default();
+        for model in &bundled {
+            let pipeline = self.import(model, &present).await?;
+            let is_image_model = pipeline.preprocess.is_some_and(|stage| stage.plugin.starts_with(IMAGE_PLUGIN));
+            if is_image_model && settings.default_image_model.is_none() {
+                settings.default_image_model = Some(model.id.clone());
+            }
+        }
+        self.repository.write_settings(&settings).await?;
+        self.registry.set_default_image_model(settings.default_image_model);
+        Ok(())
+    }
+
+    async fn import(&self, bundled: &Bundled, present: &[Entry]) -> Result<Pipeline> {
+        let config_file = bundled.folder.join("model.toml");
+        let config: ModelConfig = match tokio::fs::read_to_string(&config_file).await {
+            Ok(text) => toml::from_str(&text).map_err(Error::internal)?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => ModelConfig::default(),
+            Err(error) => return Err(Error::internal(error)),
+        };
+        if config_file.exists() {
+            self.repository.write_config(&bundled.id, &config).await?;
+        }
+        for version in &bundled.versions {
+            let entry = Entry { id: bundled.id.clone(), version: version.clone() };
+            if present.contains(&entry) {
+                continue;
+            }
+            self.repository.import(&entry, &bundled.folder.join(version)).await?;
+            tracing::info!(model = entry.id, version = entry.version, "bundled model imported");
+        }
+        Ok(config.pipeline)
+    }
+}
+
+/// A model of the bundle, which has the store's layout.
+struct Bundled {
+    id: String,
+    folder: PathBuf,
+    versions: Vec<String>,
+}
+
+fn read_bundle(models: &Path) -> std::io::Result<Vec<Bundled>> {
+    let mut bundled = Vec::new();
+    for folder in subfolders(models)? {
+        let versions = subfolders(&folder)?;
+        let versions: Vec<String> = versions
+            .iter()
+            .filter(|version| version.join("model.onnx").exists())
+            .filter_map(|version| Some(version.file_name()?.to_str()?.to_owned()))
+            .collect();
+        if let Some(id) = folder.file_name().and_then(|name| name.to_str()) {
+            bundled.push(Bundled { id: id.to_owned(), versions, folder });
+        }
+    }
+    bundled.sort_by(|one, other| one.id.cmp(&other.id));
+    Ok(bundled)
+}
+
+fn subfolders(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let entries: Vec<_> = std::fs::read_dir(folder)?.collect::<std::io::Result<_>>()?;
+    Ok(entries.into_iter().map(|entry| entry.path()).filter(|path| path.is_dir()).collect())
+}

@@ -1,0 +1,30 @@
+//! Models: what is loaded, where it is kept, how it comes in, and the threads that run it.
+
+mod labels;
+mod load;
+mod registry;
+mod repository;
+mod worker;
+
+pub use load::{IMAGE_PLUGIN, Models, NewModel};
+pub use registry::{InputSpec, ModelVersion, Registry, Skipped};
+pub use repository::{Entry, ModelConfig, Pipeline, Repository, RepositoryError, Sidecar, StageBinding, Stored};
+pub use worker::{Inference, Runtime, Workers};
+
+use crate::error::{Error, Result};
+
+/// Checks a model's id, a version or a plugin's name.
+///
+/// # Errors
+/// It is not of the form `[A-Za-z0-9][A-Za-z0-9._-]{0,127}`, which is safe in paths, URLs and labels.
+pub fn check_name(what: &str, name: &str) -> Result<()> {
+    let mut bytes = name.bytes();
+    let first = bytes.next().is_some_and(|byte| byte.is_ascii_alphanumeric());
+    let rest = bytes.all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+    if first && rest && name.len() <= 128 {
+        return Ok(());
+    }
+    Err(Error::invalid_input(format!(
+        "{what} {name:?} is not a valid name: 1 to 128 letters, digits, '.', '_' or '-', the first a letter or a digit"
+    )))
+}

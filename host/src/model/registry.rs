@@ -1,0 +1,168 @@
+//! The versions that serve, in memory: a map behind a handle, whose lock is never held across an `.await`.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use super::{Sidecar, Workers};
+use crate::error::{Error, Result};
+use crate::onnx::{Dim, ValueInfo, ValueKind};
+use crate::plugin::Binding;
+use crate::tensor::{DataType, TensorSpec};
+
+/// A loaded version of a model. Requests hold an `Arc` of it, so it outlives its place in the registry.
+pub struct ModelVersion {
+    /// Differs between any two loads in this process; what is remembered of one version is never taken for another's.
+    pub serial: u64,
+    pub info: Sidecar,
+    /// The model's path in the store.
+    pub path: String,
+    /// Inputs the host can take.
+    pub inputs: Vec<InputSpec>,
+    pub labels: Vec<String>,
+    pub preprocess: Option<Arc<Binding>>,
+    pub postprocess: Option<Arc<Binding>>,
+    pub workers: Workers,
+}
+
+/// One input of a model.
+#[derive(Debug, Clone)]
+pub struct InputSpec {
+    pub spec: TensorSpec,
+    /// The model holds a default for it.
+    pub optional: bool,
+}
+
+impl ModelVersion {
+    pub fn id(&self) -> &str {
+        &self.info.id
+    }
+
+    pub fn version(&self) -> &str {
+        &self.info.version
+    }
+
+    /// A number no other loaded version of this process has.
+    pub fn next_serial() -> u64 {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// The inputs a model declares, as the host checks them.
+///
+/// # Errors
+/// An input that a client could not give: not a tensor, of a datatype the host does not serve, or without a rank.
+pub(super) fn input_specs(inputs: &[ValueInfo]) -> Result<Vec<InputSpec>> {
+    let required = inputs.iter().filter(|input| !input.optional || is_servable(input));
+    required.map(|input| Ok(InputSpec { spec: tensor_spec(input)?, optional: input.optional })).collect()
+}
+
+fn is_servable(input: &ValueInfo) -> bool {
+    tensor_spec(input).is_ok()
+}
+
+/// What a plugin is told of an input or output.
+///
+/// # Errors
+/// As [`input_specs`].
+pub(super) fn tensor_spec(value: &ValueInfo) -> Result<TensorSpec> {
+    let ValueKind::Tensor { datatype, shape } = &value.kind else {
+        return Err(Error::invalid_input(format!("{} is not a tensor; the host cannot take it", value.name)));
+    };
+    let datatype = DataType::from_onnx(*datatype).ok_or_else(|| {
+        Error::invalid_input(format!("{} has ONNX datatype {datatype}, which the host does not serve", value.name))
+    })?;
+    let shape = shape.as_ref().ok_or_else(|| {
+        Error::invalid_input(format!("{} declares no number of axes, which the host needs", value.name))
+    })?;
+    let sizes = shape.iter().map(|dim| match dim {
+        Dim::Fixed(size) => *size,
+        Dim::Symbol(_) | Dim::Unknown => -1,
+    });
+    Ok(TensorSpec { name: value.name.clone(), datatype, shape: sizes.collect() })
+}
+
+/// A version in the store that does not serve, and why.
+#[derive(Debug, Clone)]
+pub struct Skipped {
+    pub id: String,
+    pub version: String,
+    pub reason: String,
+}
+
+/// A handle to the versions that serve. Cloning shares it.
+#[derive(Clone, Default)]
+pub struct Registry {
+    state: Arc<RwLock<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    /// By id, then by version.
+    models: BTreeMap<String, BTreeMap<String, Arc<ModelVersion>>>,
+    default_image_model: Option<String>,
+    skipped: Vec<Skipped>,
+}
+
+impl Registry {
+    /// The version asked for, or the newest uploaded.
+    ///
+    /// # Errors
+    /// No such model or version is loaded; the message says which there are.
+    pub fn get(&self, id: &str, version: Option<&str>) -> Result<Arc<ModelVersion>> {
+        let state = self.read();
+        let Some(versions) = state.models.get(id) else {
+            let known: Vec<&str> = state.models.keys().take(20).map(String::as_str).collect();
+            return Err(Error::not_found(format!("there is no model {id:?}; models: {}", known.join(", "))));
+        };
+        let found = match version {
+            Some(version) => versions.get(version),
+            None => versions.values().max_by_key(|model| (model.info.uploaded_at, model.serial)),
+        };
+        found.cloned().ok_or_else(|| {
+            let known: Vec<&str> = versions.keys().take(20).map(String::as_str).collect();
+            let version = version.unwrap_or_default();
+            Error::not_found(format!("model {id} has no version {version:?}; versions: {}", known.join(", ")))
+        })
+    }
+
+    /// All loaded versions, by id and version.
+    pub fn list(&self) -> Vec<Arc<ModelVersion>> {
+        self.read().models.values().flat_map(|versions| versions.values().cloned()).collect()
+    }
+
+    /// Makes a version serve.
+    pub fn insert(&self, model: ModelVersion) -> Arc<ModelVersion> {
+        let model = Arc::new(model);
+        let mut state = self.write();
+        let versions = state.models.entry(model.id().to_owned()).or_default();
+        versions.insert(model.version().to_owned(), model.clone());
+        model
+    }
+
+    pub fn default_image_model(&self) -> Option<String> {
+        self.read().default_image_model.clone()
+    }
+
+    pub fn set_default_image_model(&self, id: Option<String>) {
+        self.write().default_image_model = id;
+    }
+
+    pub fn skip(&self, skipped: Skipped) {
+        self.write().skipped.push(skipped);
+    }
+
+    pub fn skipped(&self) -> Vec<Skipped> {
+        self.read().skipped.clone()
+    }
+
+    // The lock only guards whole values, so what a panicking thread left is still true.
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}

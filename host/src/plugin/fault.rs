@@ -1,0 +1,140 @@
+//! What is said when a plugin fails: who, where, which limit, its last words, and the option that changes it.
+
+use wasmtime::{PoolConcurrencyLimitError, Trap};
+use wasmtime_wasi::I32Exit;
+
+use crate::error::{Error, ErrorCode};
+
+use super::egress::{FetchFault, Place};
+use super::limits::{PluginLimits, bytes, option, seconds};
+use super::manifest::Stage;
+use super::policy::Denial;
+use super::sandbox::{CpuTimeSpent, Sandbox};
+
+/// Who failed, and where.
+#[derive(Clone, Copy)]
+pub(super) struct Site<'a> {
+    /// `name@version`.
+    pub(super) plugin: &'a str,
+    pub(super) stage: Stage,
+    pub(super) limits: &'a PluginLimits,
+}
+
+impl Site<'_> {
+    /// A failure of the plugin's own.
+    pub(super) fn failed(&self, what: impl std::fmt::Display, sandbox: &Sandbox) -> Error {
+        let last_words = sandbox.log.tail().map(|tail| format!("; its log ends: {tail}")).unwrap_or_default();
+        let message = format!("plugin {} failed in {}: {what}{last_words}", self.plugin, self.stage.name());
+        Error::new(ErrorCode::PluginFailed, message)
+    }
+
+    /// The plugin ended in a trap, or an error of the host that it ran into.
+    pub(super) fn trapped(&self, error: &wasmtime::Error, sandbox: &Sandbox) -> Error {
+        if error.is::<PoolConcurrencyLimitError>() {
+            return overloaded(self.limits).with_cause(error);
+        }
+        let error_text = format!("{error:?}");
+        self.failed(self.reason(error, sandbox), sandbox).with_cause(error_text)
+    }
+
+    fn reason(&self, error: &wasmtime::Error, sandbox: &Sandbox) -> String {
+        let limits = self.limits;
+        if error.is::<CpuTimeSpent>() {
+            return format!(
+                "it ran longer than {} of processor time, the limit set by {}",
+                seconds(limits.cpu_time),
+                option("plugin-cpu-time")
+            );
+        }
+        // What a plugin does when it gets no memory is to abort, so this comes before the trap.
+        if sandbox.memory.refused {
+            return format!(
+                "it used more than {} of memory, the limit set by {}",
+                bytes(limits.memory_bytes),
+                option("plugin-memory-bytes")
+            );
+        }
+        if let Some(I32Exit(status)) = error.downcast_ref() {
+            return format!("it called exit({status})");
+        }
+        match error.downcast_ref::<Trap>() {
+            Some(Trap::StackOverflow) => format!("it recursed too deeply for {} of stack", bytes(limits.stack_bytes)),
+            Some(Trap::UnreachableCodeReached) => "it trapped: unreachable".to_owned(),
+            Some(trap) => format!("it trapped: {}", trap.to_string().trim_start_matches("wasm trap: ")),
+            None if is_output_limit(error) => self.output_too_large(),
+            None => format!("it ran into an error of the host: {}", error.root_cause()),
+        }
+    }
+
+    pub(super) fn output_too_large(&self) -> String {
+        let limit = bytes(self.limits.output_bytes);
+        format!("it returned more than {limit}, the limit set by {}", option("plugin-output-bytes"))
+    }
+
+    /// The stage took too long, running or waiting.
+    pub(super) fn timed_out(&self, sandbox: &Sandbox) -> Error {
+        let limit = seconds(self.limits.wall_time);
+        self.failed(format!("it took longer than {limit}, the limit set by {}", option("plugin-wall-time")), sandbox)
+    }
+
+    /// The host ended a fetch, and the plugin failed for that.
+    pub(super) fn fetch(&self, fault: FetchFault) -> Error {
+        let plugin = self.plugin;
+        match fault {
+            FetchFault::Denied { place, denial } => {
+                let message = format!("plugin {plugin} may not fetch from {place}: {}", why_denied(&place, denial));
+                Error::new(ErrorCode::Forbidden, message)
+            }
+            FetchFault::TooLarge { place } => {
+                let limit = bytes(self.limits.fetch_bytes);
+                let option = option("plugin-fetch-bytes");
+                let message =
+                    format!("{place} answered plugin {plugin} with more than {limit}, the limit set by {option}");
+                Error::new(ErrorCode::TooLarge, message)
+            }
+            FetchFault::TooSlow { place } => {
+                let limit = seconds(self.limits.fetch_time);
+                let option = option("plugin-fetch-time");
+                let message =
+                    format!("{place} took longer than {limit} to answer plugin {plugin}, the limit set by {option}");
+                Error::new(ErrorCode::DeadlineExceeded, message)
+            }
+            FetchFault::TooMany => {
+                let limit = self.limits.fetches;
+                let stage = self.stage.name();
+                let message = format!("plugin {plugin} failed in {stage}: it sent more than {limit} HTTP requests");
+                Error::new(ErrorCode::PluginFailed, message)
+            }
+        }
+    }
+}
+
+/// Every instance is taken.
+pub(super) fn overloaded(limits: &PluginLimits) -> Error {
+    let message = format!(
+        "all {} plugin instances are busy, the limit set by {}; try again",
+        limits.instances,
+        option("plugin-instances")
+    );
+    Error::new(ErrorCode::Overloaded, message)
+}
+
+fn why_denied(place: &Place, denial: Denial) -> String {
+    let allow = option("allow-host");
+    match denial {
+        Denial::NotAllowed => {
+            format!("no {allow} names that host; start the host with --allow-host {}", place.host)
+        }
+        Denial::NotPublic(kind) => {
+            let verb = if place.is_name { "leads to" } else { "is" };
+            format!(
+                "that {verb} {kind}, and only hosts named by {allow} may be private; start the host with --allow-host {place}"
+            )
+        }
+    }
+}
+
+/// Whether the host stopped copying a plugin's output. Wasmtime gives this error no type of its own; a test holds it to its text.
+fn is_output_limit(error: &wasmtime::Error) -> bool {
+    error.root_cause().to_string().contains("fuel allocated for hostcalls has been exhausted")
+}

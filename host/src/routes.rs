@@ -1,0 +1,61 @@
+//! Every route, and the order of what every request passes through.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::{HeaderName, HeaderValue, Method, header};
+use axum::middleware::from_fn_with_state;
+use axum::routing::{get, post};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+use crate::app::App;
+use crate::error::{Error, ErrorCode, Result};
+use crate::http;
+
+/// The whole REST surface.
+///
+/// # Errors
+/// An origin in the configuration that is none.
+pub fn router(app: Arc<App>) -> Result<Router> {
+    let cors = cors(&app.config.cors_allow_origins)?;
+    let router = Router::new()
+        .route("/", get(http::ui::page))
+        .route("/ui/style.css", get(http::ui::style))
+        .route("/ui/app.js", get(http::ui::script))
+        .route("/predict", post(http::predict::predict))
+        .route("/upload", post(http::upload::upload_image_model))
+        .route("/models", get(http::models::list))
+        .route("/models/info", get(http::models::show))
+        .route("/models/upload", post(http::upload::upload_model))
+        .route("/health", get(http::health::health))
+        .route("/metrics", get(http::health::metrics))
+        .fallback(http::not_found)
+        .method_not_allowed_fallback(http::method_not_allowed)
+        // Handlers cap their bodies themselves, each by its own option.
+        .layer(DefaultBodyLimit::disable())
+        .layer(CatchPanicLayer::custom(http::panicked))
+        .layer(cors)
+        // Outermost: what answers below, a refused method or a panic too, is counted, logged and gets its request id.
+        .layer(from_fn_with_state(app.clone(), http::observe));
+    Ok(router.with_state(app))
+}
+
+fn cors(origins: &[String]) -> Result<CorsLayer> {
+    let origins = if origins.iter().any(|origin| origin == "*") {
+        AllowOrigin::any()
+    } else {
+        let values = origins.iter().map(|origin| {
+            HeaderValue::from_str(origin).map_err(|_| {
+                Error::new(ErrorCode::Internal, format!("--cors-allow-origin: {origin:?} is not an origin"))
+            })
+        });
+        AllowOrigin::list(values.collect::<Result<Vec<_>>>()?)
+    };
+    Ok(CorsLayer::new()
+        .allow_origin(origins)
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
+        .allow_headers([header::CONTENT_TYPE, header::CACHE_CONTROL, http::X_REQUEST_ID])
+        .expose_headers([http::X_REQUEST_ID, HeaderName::from_static("x-cache"), header::RETRY_AFTER]))
+}

@@ -1,0 +1,235 @@
+//! Where models and plugins are kept: a local folder or an object store. The only module that knows `object_store`.
+
+use std::io;
+use std::path::{Path as FilePath, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use futures_util::TryStreamExt;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::prefix::PrefixStore;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload, WriteMultipart};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// Bytes read from a file at a time on its way into the store.
+const CHUNK_BYTES: usize = 4 << 20;
+/// Parts of one upload that may be under way at once.
+const PARTS_IN_FLIGHT: usize = 4;
+
+/// A store of objects by path, such as `models/iris/1/model.onnx`. Cloning shares it.
+#[derive(Clone)]
+pub struct Store {
+    objects: Arc<dyn ObjectStore>,
+    /// Where objects are files anyway, the file is used as it is.
+    local: Option<Arc<LocalFileSystem>>,
+    /// Copies of remote objects, for ONNX Runtime opens files; and uploads on their way into the store.
+    scratch: Arc<tempfile::TempDir>,
+    location: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("cannot open the store {location}: {source}")]
+    Open { location: String, source: Box<dyn std::error::Error + Send + Sync> },
+    #[error("store: {0}")]
+    Object(#[from] object_store::Error),
+    #[error("store: path {0:?}: {1}")]
+    Path(String, object_store::path::Error),
+    #[error("store: {0}")]
+    File(#[from] io::Error),
+}
+
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// One object of a listing.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    pub path: String,
+    /// Bytes.
+    pub size: u64,
+    pub modified: DateTime<Utc>,
+}
+
+impl Store {
+    /// Opens a folder, made if missing, or an object store by its URL (`s3://bucket/prefix`, `gs://`, `az://`).
+    /// `options` are the object store's, such as `aws_region`.
+    ///
+    /// # Errors
+    /// The folder cannot be made, the URL is of an unknown kind, or an option it needs is missing.
+    pub fn open(location: &str, options: Vec<(String, String)>) -> Result<Store> {
+        let open_error = |source: Box<dyn std::error::Error + Send + Sync>| StoreError::Open {
+            location: location.to_owned(),
+            source,
+        };
+        let scratch = Arc::new(tempfile::Builder::new().prefix("model-nexus-").tempdir()?);
+        if let Some((scheme, _)) = location.split_once("://")
+            && scheme != "file"
+        {
+            let url = url::Url::parse(location).map_err(|error| open_error(error.into()))?;
+            let (objects, prefix) =
+                object_store::parse_url_opts(&url, options).map_err(|error| open_error(error.into()))?;
+            let objects = Arc::new(PrefixStore::new(objects, prefix));
+            return Ok(Store { objects, local: None, scratch, location: location.to_owned() });
+        }
+        let folder = FilePath::new(location.strip_prefix("file://").unwrap_or(location));
+        std::fs::create_dir_all(folder).map_err(|error| open_error(error.into()))?;
+        let local = LocalFileSystem::new_with_prefix(folder)
+            .map_err(|error| open_error(error.into()))?
+            .with_fsync(true)
+            .with_automatic_cleanup(true);
+        let local = Arc::new(local);
+        Ok(Store { objects: local.clone(), local: Some(local), scratch, location: location.to_owned() })
+    }
+
+    pub fn location(&self) -> &str {
+        &self.location
+    }
+
+    /// Whether this process is the store's only writer: then what an earlier process left half-done can be removed.
+    pub fn is_local(&self) -> bool {
+        self.local.is_some()
+    }
+
+    /// A folder for files on their way into the store, removed when the process ends.
+    pub fn scratch(&self) -> &FilePath {
+        self.scratch.path()
+    }
+
+    /// The object, or `None` where there is none.
+    pub async fn read(&self, path: &str) -> Result<Option<Bytes>> {
+        match self.objects.get(&parse(path)?).await {
+            Ok(found) => Ok(Some(found.bytes().await?)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Writes a new object at once. Returns false, and writes nothing, where one of that path exists.
+    pub async fn create(&self, path: &str, data: Bytes) -> Result<bool> {
+        let created = self.objects.put_opts(&parse(path)?, PutPayload::from_bytes(data), PutMode::Create.into()).await;
+        match created {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Writes an object at once, in place of one of that path.
+    pub async fn replace(&self, path: &str, data: Bytes) -> Result<()> {
+        self.objects.put(&parse(path)?, PutPayload::from_bytes(data)).await?;
+        Ok(())
+    }
+
+    /// Writes a file's content as an object, in parts; the object is visible only when all of it is written.
+    pub async fn write_file(&self, path: &str, file: &FilePath) -> Result<()> {
+        let mut file = tokio::fs::File::open(file).await?;
+        let upload = self.objects.put_multipart(&parse(path)?).await?;
+        let mut writer = WriteMultipart::new_with_chunk_size(upload, CHUNK_BYTES);
+        let mut chunk = vec![0; CHUNK_BYTES];
+        loop {
+            let filled = match file.read(&mut chunk).await {
+                Ok(0) => break,
+                Ok(filled) => filled,
+                Err(error) => {
+                    writer.abort().await?;
+                    return Err(error.into());
+                }
+            };
+            writer.wait_for_capacity(PARTS_IN_FLIGHT).await?;
+            writer.write(&chunk[..filled]);
+        }
+        writer.finish().await?;
+        Ok(())
+    }
+
+    /// Removes an object; one that is not there is no error.
+    pub async fn delete(&self, path: &str) -> Result<()> {
+        match self.objects.delete(&parse(path)?).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// All objects under a folder, in no particular order.
+    pub async fn list(&self, folder: &str) -> Result<Vec<Entry>> {
+        let objects = self.objects.list(Some(&parse(folder)?));
+        let entries = objects.map_ok(|object| Entry {
+            path: object.location.to_string(),
+            size: object.size,
+            modified: object.last_modified,
+        });
+        Ok(entries.try_collect().await?)
+    }
+
+    /// The object as a file: itself where the store is a folder, else a copy, fetched once.
+    pub async fn file(&self, path: &str) -> Result<PathBuf> {
+        let object = parse(path)?;
+        if let Some(local) = &self.local {
+            return Ok(local.path_to_filesystem(&object)?);
+        }
+        let file = self.scratch.path().join(path);
+        if tokio::fs::try_exists(&file).await? {
+            return Ok(file);
+        }
+        if let Some(folder) = file.parent() {
+            tokio::fs::create_dir_all(folder).await?;
+        }
+        let partial = self.scratch.path().join(format!("{}.partial", uuid::Uuid::new_v4()));
+        let mut target = tokio::fs::File::create(&partial).await?;
+        let mut content = self.objects.get(&object).await?.into_stream();
+        while let Some(bytes) = content.try_next().await? {
+            target.write_all(&bytes).await?;
+        }
+        target.flush().await?;
+        tokio::fs::rename(&partial, &file).await?;
+        Ok(file)
+    }
+}
+
+fn parse(path: &str) -> Result<Path> {
+    Path::parse(path).map_err(|error| StoreError::Path(path.to_owned(), error))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn local() -> (tempfile::TempDir, Store) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path().to_str().unwrap(), Vec::new()).unwrap();
+        (folder, store)
+    }
+
+    #[tokio::test]
+    async fn an_object_is_created_once() {
+        let (_folder, store) = local();
+        assert!(store.create("models/a/1/model_info.json", Bytes::from_static(b"first")).await.unwrap());
+        assert!(!store.create("models/a/1/model_info.json", Bytes::from_static(b"second")).await.unwrap());
+        assert_eq!(store.read("models/a/1/model_info.json").await.unwrap().unwrap(), "first");
+        assert!(store.read("models/b").await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_file_is_written_listed_opened_and_deleted() {
+        let (folder, store) = local();
+        let source = folder.path().join("source");
+        let content = vec![7u8; CHUNK_BYTES * 2 + 3];
+        std::fs::write(&source, &content).unwrap();
+        store.write_file("models/a/1/model.onnx", &source).await.unwrap();
+        let listed = store.list("models").await.unwrap();
+        assert_eq!(listed.len(), 1);
+        assert_eq!((listed[0].path.as_str(), listed[0].size), ("models/a/1/model.onnx", content.len() as u64));
+        assert_eq!(std::fs::read(store.file("models/a/1/model.onnx").await.unwrap()).unwrap(), content);
+        store.delete("models/a/1/model.onnx").await.unwrap();
+        store.delete("models/a/1/model.onnx").await.unwrap();
+        assert!(store.list("models").await.unwrap().is_empty());
+    }
+
+    #[test]
+    fn an_unknown_kind_of_store_is_refused() {
+        assert!(matches!(Store::open("ftp://host/path", Vec::new()), Err(StoreError::Open { .. })));
+    }
+}
