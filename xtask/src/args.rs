@@ -43,40 +43,21 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Comma
         return Ok(Command::Help);
     };
     let rest: Vec<String> = arguments.collect();
-    let own = rest
-        .split(|argument| argument == "--")
-        .next()
-        .unwrap_or_default();
-    if own
-        .iter()
-        .any(|argument| argument == "--help" || argument == "-h")
-    {
+    let own = rest.split(|argument| argument == "--").next().unwrap_or_default();
+    if own.iter().any(|argument| argument == "--help" || argument == "-h") {
         return Ok(Command::Help);
     }
     match name.as_str() {
         "help" | "--help" | "-h" => Ok(Command::Help),
         "serve" => {
             let debug = own.first().is_some_and(|argument| argument == "--debug");
-            Ok(Command::Serve {
-                debug,
-                args: passed_on(&rest[usize::from(debug)..]),
-            })
+            Ok(Command::Serve { debug, args: passed_on(&rest[usize::from(debug)..]) })
         }
-        "test" => Ok(Command::Test {
-            args: passed_on(&rest),
-        }),
-        "bench" => Ok(Command::Bench {
-            args: passed_on(&rest),
-        }),
-        "bundle" => Ok(Command::Bundle {
-            out: out_folder(&rest)?,
-        }),
-        "build" => Ok(Command::Build {
-            out: out_folder(&rest)?,
-        }),
-        other => Err(Error::new(format!(
-            "unknown command `{other}`; `cargo xtask help` lists them all"
-        ))),
+        "test" => Ok(Command::Test { args: passed_on(&rest) }),
+        "bench" => Ok(Command::Bench { args: passed_on(&rest) }),
+        "bundle" => Ok(Command::Bundle { out: out_folder(&rest)? }),
+        "build" => Ok(Command::Build { out: out_folder(&rest)? }),
+        other => Err(Error::new(format!("unknown command `{other}`; `cargo xtask help` lists them all"))),
     }
 }
 
@@ -90,13 +71,8 @@ fn out_folder(arguments: &[String]) -> Result<Option<PathBuf>> {
     match arguments {
         [] => Ok(None),
         [option, folder] if option == "--out" => Ok(Some(PathBuf::from(folder))),
-        [option] if option.starts_with("--out=") => {
-            Ok(Some(PathBuf::from(&option["--out=".len()..])))
-        }
-        other => Err(Error::new(format!(
-            "expected `--out DIR` or nothing, got `{}`",
-            other.join(" ")
-        ))),
+        [option] if option.starts_with("--out=") => Ok(Some(PathBuf::from(&option["--out=".len()..]))),
+        other => Err(Error::new(format!("expected `--out DIR` or nothing, got `{}`", other.join(" ")))),
     }
 }
 
@@ -119,32 +95,17 @@ mod tests {
     fn serve_passes_arguments_on() {
         let args = vec!["--port".to_owned(), "9000".to_owned()];
         for line in ["serve -- --port 9000", "serve --port 9000"] {
-            assert_eq!(
-                parsed(line).unwrap(),
-                Command::Serve {
-                    debug: false,
-                    args: args.clone()
-                }
-            );
+            assert_eq!(parsed(line).unwrap(), Command::Serve { debug: false, args: args.clone() });
         }
-        assert_eq!(
-            parsed("serve --debug -- --port 9000").unwrap(),
-            Command::Serve { debug: true, args }
-        );
-        let help = Command::Serve {
-            debug: false,
-            args: vec!["--help".to_owned()],
-        };
+        assert_eq!(parsed("serve --debug -- --port 9000").unwrap(), Command::Serve { debug: true, args });
+        let help = Command::Serve { debug: false, args: vec!["--help".to_owned()] };
         assert_eq!(parsed("serve -- --help").unwrap(), help);
     }
 
     #[test]
     fn out_takes_a_folder() {
         let out = Some(PathBuf::from("/x"));
-        assert_eq!(
-            parsed("bundle --out /x").unwrap(),
-            Command::Bundle { out: out.clone() }
-        );
+        assert_eq!(parsed("bundle --out /x").unwrap(), Command::Bundle { out: out.clone() });
         assert_eq!(parsed("build --out=/x").unwrap(), Command::Build { out });
         assert_eq!(parsed("build").unwrap(), Command::Build { out: None });
     }

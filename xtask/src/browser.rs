@@ -8,12 +8,7 @@ use crate::process;
 use crate::project::Project;
 use crate::system::{self, Packages};
 
-const CHROMIUM: [&str; 4] = [
-    "chromium",
-    "chromium-browser",
-    "google-chrome",
-    "google-chrome-stable",
-];
+const CHROMIUM: [&str; 4] = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
 const CHROME_ON_MACOS: &str = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome";
 
 /// Leaves the test out, loudly, where there is no browser; continuous integration installs one or fails.
@@ -23,11 +18,7 @@ pub(crate) fn smoke_test(project: &Project, library: &Path) -> Result<()> {
     }
     let (Some(chromium), []) = (chromium(), missing().as_slice()) else {
         let missing = missing();
-        let what = format!(
-            "browser smoke test (no {}; {})",
-            missing.join(", no "),
-            system::install_line(&missing)
-        );
+        let what = format!("browser smoke test (no {}; {})", missing.join(", no "), system::install_line(&missing));
         if system::is_ci() {
             return Err(Error::new(what));
         }
@@ -36,24 +27,14 @@ pub(crate) fn smoke_test(project: &Project, library: &Path) -> Result<()> {
     };
     let binary = project.host_binary(false);
     if !binary.is_file() {
-        return Err(Error::new(format!(
-            "the tests built no {}",
-            binary.display()
-        )));
+        return Err(Error::new(format!("the tests built no {}", binary.display())));
     }
     let ui = project.root.join("host/ui");
-    process::check(
-        Command::new("npm")
-            .args(["ci", "--no-audit", "--no-fund"])
-            .current_dir(&ui),
-    )?;
+    process::check(Command::new("npm").args(["ci", "--no-audit", "--no-fund"]).current_dir(&ui))?;
     let mut node = Command::new("node");
     node.arg("smoke.mjs").current_dir(&ui);
     project.runtime_env(&mut node, library);
-    process::check(
-        node.env("MODEL_NEXUS_BIN", binary)
-            .env("CHROMIUM", chromium),
-    )
+    process::check(node.env("MODEL_NEXUS_BIN", binary).env("CHROMIUM", chromium))
 }
 
 /// Debian's names for what is not there.
@@ -74,6 +55,5 @@ fn chromium() -> Option<PathBuf> {
     if let Some(named) = std::env::var_os("CHROMIUM").filter(|value| !value.is_empty()) {
         return Some(PathBuf::from(named));
     }
-    process::find(&CHROMIUM)
-        .or_else(|| Some(PathBuf::from(CHROME_ON_MACOS)).filter(|file| file.is_file()))
+    process::find(&CHROMIUM).or_else(|| Some(PathBuf::from(CHROME_ON_MACOS)).filter(|file| file.is_file()))
 }

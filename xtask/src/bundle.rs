@@ -23,22 +23,12 @@ pub(crate) fn assemble(project: &Project, folder: &Path) -> Result<()> {
     for (path, source) in list(&project.root.join("models"))? {
         // Beside the models lie where they come from and under which licence: that is no part of the store.
         let is_model = path.components().count() > 1;
-        files.insert(
-            if is_model {
-                Path::new("models").join(path)
-            } else {
-                path
-            },
-            source,
-        );
+        files.insert(if is_model { Path::new("models").join(path) } else { path }, source);
     }
     for name in plugins::names(&project.root)? {
         if !FIXTURES.contains(&name.as_str()) {
             let file = format!("{name}.wasm");
-            files.insert(
-                Path::new("plugins").join(&file),
-                project.components().join(&file),
-            );
+            files.insert(Path::new("plugins").join(&file), project.components().join(&file));
         }
     }
     sync(folder, &files)
@@ -85,11 +75,7 @@ fn claim(folder: &Path) -> Result<()> {
             folder.display()
         )));
     }
-    fs::write(
-        &marker,
-        "Kept by `cargo xtask`: it deletes what it did not put here.\n",
-    )
-    .at("write", &marker)
+    fs::write(&marker, "Kept by `cargo xtask`: it deletes what it did not put here.\n").at("write", &marker)
 }
 
 /// Copies under another name first, then renames: a server that has the old file open keeps it whole.
@@ -168,24 +154,14 @@ mod tests {
         let scratch = scratch("sync");
         let (source, folder) = (scratch.join("source"), scratch.join("folder"));
         let (one, two) = (put(&source.join("one"), "1"), put(&source.join("two"), "2"));
-        sync(
-            &folder,
-            &Files::from([
-                ("a/one".into(), one.clone()),
-                ("b/c/two".into(), two.clone()),
-            ]),
-        )
-        .unwrap();
+        sync(&folder, &Files::from([("a/one".into(), one.clone()), ("b/c/two".into(), two.clone())])).unwrap();
         assert_eq!(list(&folder).unwrap().len(), 2);
 
         put(&one, "uno");
         put(&folder.join("a/stale"), "x");
         sync(&folder, &Files::from([("a/one".into(), one)])).unwrap();
         assert_eq!(fs::read_to_string(folder.join("a/one")).unwrap(), "uno");
-        assert_eq!(
-            list(&folder).unwrap().into_keys().collect::<Vec<_>>(),
-            [PathBuf::from("a/one")]
-        );
+        assert_eq!(list(&folder).unwrap().into_keys().collect::<Vec<_>>(), [PathBuf::from("a/one")]);
         assert!(!folder.join("b").exists(), "an empty folder stays");
         fs::remove_dir_all(scratch).unwrap();
     }
@@ -196,19 +172,10 @@ mod tests {
         let files = Files::from([("one".into(), put(&scratch.join("source/one"), "1"))]);
         let folder = scratch.join("folder");
         sync(&folder, &files).unwrap();
-        let written = fs::metadata(folder.join("one"))
-            .unwrap()
-            .modified()
-            .unwrap();
+        let written = fs::metadata(folder.join("one")).unwrap().modified().unwrap();
         std::thread::sleep(std::time::Duration::from_millis(20));
         sync(&folder, &files).unwrap();
-        assert_eq!(
-            fs::metadata(folder.join("one"))
-                .unwrap()
-                .modified()
-                .unwrap(),
-            written
-        );
+        assert_eq!(fs::metadata(folder.join("one")).unwrap().modified().unwrap(), written);
         fs::remove_dir_all(scratch).unwrap();
     }
 

@@ -54,10 +54,8 @@ fn serve(debug: bool, args: Vec<String>) -> Result<()> {
     let mut steps = Steps::new(4);
     let library = ensure_bundle(&project, &mut steps, &project.bundle())?;
     let profile = if debug { "debug" } else { "release" };
-    steps.run(
-        &format!("building the host ({profile}; the first time takes minutes)"),
-        || project.build_host(!debug),
-    )?;
+    steps
+        .run(&format!("building the host ({profile}; the first time takes minutes)"), || project.build_host(!debug))?;
     let mut server = std::process::Command::new(project.host_binary(!debug));
     server.arg("serve").args(args);
     project.runtime_env(&mut server, &library);
@@ -67,19 +65,10 @@ fn serve(debug: bool, args: Vec<String>) -> Result<()> {
 fn test(args: Vec<String>) -> Result<()> {
     let project = Project::locate()?;
     let mut steps = Steps::new(7);
-    steps.run("checking the format", || {
-        process::check(project.cargo().args(["fmt", "--all", "--", "--check"]))
-    })?;
+    steps.run("checking the format", || process::check(project.cargo().args(["fmt", "--all", "--", "--check"])))?;
     let library = ensure_bundle(&project, &mut steps, &project.bundle())?;
     steps.run("running clippy", || {
-        process::check(project.cargo().args([
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--",
-            "-D",
-            "warnings",
-        ]))
+        process::check(project.cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
     })?;
     steps.run("running the tests", || {
         let mut cargo = project.cargo();
@@ -88,9 +77,7 @@ fn test(args: Vec<String>) -> Result<()> {
         cargo.env("NEXUS_TEST_PLUGINS", project.components());
         process::check(&mut cargo)
     })?;
-    steps.run("smoke-testing the console in a browser", || {
-        browser::smoke_test(&project, &library)
-    })?;
+    steps.run("smoke-testing the console in a browser", || browser::smoke_test(&project, &library))?;
     steps.summary();
     Ok(())
 }
@@ -102,16 +89,7 @@ fn bench(args: Vec<String>) -> Result<()> {
     steps.run("building the host (release)", || project.build_host(true))?;
     steps.run("running the benchmark", || {
         let mut cargo = project.cargo();
-        cargo
-            .args([
-                "bench",
-                "--package",
-                project::HOST,
-                "--bench",
-                "serving",
-                "--",
-            ])
-            .args(args);
+        cargo.args(["bench", "--package", project::HOST, "--bench", "serving", "--"]).args(args);
         project.runtime_env(&mut cargo, &library);
         cargo.env("MODEL_NEXUS_BIN", project.host_binary(true));
         process::check(&mut cargo)
@@ -123,11 +101,7 @@ fn bundle(out: Option<PathBuf>) -> Result<()> {
     let mut steps = Steps::new(3);
     let folder = out.unwrap_or_else(|| project.bundle());
     let library = ensure_bundle(&project, &mut steps, &folder)?;
-    println!(
-        "ONNX Runtime: {}\nbundle:       {}",
-        library.display(),
-        folder.display()
-    );
+    println!("ONNX Runtime: {}\nbundle:       {}", library.display(), folder.display());
     Ok(())
 }
 
@@ -138,10 +112,9 @@ fn build(out: Option<PathBuf>) -> Result<()> {
     steps.run("building the host (release)", || project.build_host(true))?;
     let binary = project.host_binary(true);
     if let Some(out) = out {
-        return steps.run(
-            &format!("gathering everything in {}", out.display()),
-            || bundle::gather(&out, &binary, &library, &project.bundle()),
-        );
+        return steps.run(&format!("gathering everything in {}", out.display()), || {
+            bundle::gather(&out, &binary, &library, &project.bundle())
+        });
     }
     println!(
         "binary:       {}\nONNX Runtime: {}\nbundle:       {}",
@@ -153,17 +126,9 @@ fn build(out: Option<PathBuf>) -> Result<()> {
 }
 
 /// The three steps every command shares. Answers where ONNX Runtime's shared library is.
-fn ensure_bundle(
-    project: &Project,
-    steps: &mut Steps,
-    folder: &std::path::Path,
-) -> Result<PathBuf> {
+fn ensure_bundle(project: &Project, steps: &mut Steps, folder: &std::path::Path) -> Result<PathBuf> {
     let library = steps.run("getting ONNX Runtime", || onnx_runtime::ensure(project))?;
-    steps.run("building the plugins (wasm32-wasip2)", || {
-        plugins::build(project)
-    })?;
-    steps.run("assembling the bundle", || {
-        bundle::assemble(project, folder)
-    })?;
+    steps.run("building the plugins (wasm32-wasip2)", || plugins::build(project))?;
+    steps.run("assembling the bundle", || bundle::assemble(project, folder))?;
     Ok(library)
 }

@@ -25,10 +25,7 @@ pub(crate) fn ensure(project: &Project) -> Result<PathBuf> {
     let folder = project.target.join("onnxruntime").join(version);
     let library = folder.join(&wheel.library);
     if !library.is_file() {
-        println!(
-            "      onnxruntime {version} for {}, with pip",
-            wheel.platform
-        );
+        println!("      onnxruntime {version} for {}, with pip", wheel.platform);
         fetch(project, &wheel, &folder)?;
     }
     Ok(library)
@@ -48,11 +45,7 @@ fn named_by_user(variable: &str, path: &Path) -> Result<PathBuf> {
 fn pinned_version() -> Result<&'static str> {
     REQUIREMENTS
         .lines()
-        .find_map(|line| {
-            line.strip_prefix("onnxruntime==")?
-                .split_whitespace()
-                .next()
-        })
+        .find_map(|line| line.strip_prefix("onnxruntime==")?.split_whitespace().next())
         .ok_or_else(|| Error::new("xtask/onnxruntime.txt pins no version"))
 }
 
@@ -66,18 +59,9 @@ struct Wheel {
 impl Wheel {
     fn of(os: &str, arch: &str, version: &str) -> Result<Self> {
         let (platform, file) = match (os, arch) {
-            ("linux", "x86_64") => (
-                "manylinux_2_28_x86_64",
-                format!("libonnxruntime.so.{version}"),
-            ),
-            ("linux", "aarch64") => (
-                "manylinux_2_28_aarch64",
-                format!("libonnxruntime.so.{version}"),
-            ),
-            ("macos", "aarch64") => (
-                "macosx_14_0_arm64",
-                format!("libonnxruntime.{version}.dylib"),
-            ),
+            ("linux", "x86_64") => ("manylinux_2_28_x86_64", format!("libonnxruntime.so.{version}")),
+            ("linux", "aarch64") => ("manylinux_2_28_aarch64", format!("libonnxruntime.so.{version}")),
+            ("macos", "aarch64") => ("macosx_14_0_arm64", format!("libonnxruntime.{version}.dylib")),
             _ => {
                 return Err(Error::new(format!(
                     "no ONNX Runtime {version} wheel is pinned for {os} on {arch}; set ORT_DYLIB_PATH to a \
@@ -85,10 +69,7 @@ impl Wheel {
                 )));
             }
         };
-        Ok(Self {
-            platform,
-            library: Path::new("onnxruntime/capi").join(file),
-        })
+        Ok(Self { platform, library: Path::new("onnxruntime/capi").join(file) })
     }
 }
 
@@ -107,18 +88,14 @@ fn fetch(project: &Project, wheel: &Wheel, folder: &Path) -> Result<()> {
     for leftover in [folder, &partial] {
         remove_if_there(leftover)?;
     }
-    let result = fetch_into(project, wheel, &partial)
-        .and_then(|unpacked| fs::rename(unpacked, folder).at("publish", folder));
+    let result =
+        fetch_into(project, wheel, &partial).and_then(|unpacked| fs::rename(unpacked, folder).at("publish", folder));
     remove_if_there(&partial)?;
     result
 }
 
 fn remove_if_there(folder: &Path) -> Result<()> {
-    if folder.exists() {
-        fs::remove_dir_all(folder).at("remove", folder)
-    } else {
-        Ok(())
-    }
+    if folder.exists() { fs::remove_dir_all(folder).at("remove", folder) } else { Ok(()) }
 }
 
 fn fetch_into(project: &Project, wheel: &Wheel, partial: &Path) -> Result<PathBuf> {
@@ -128,45 +105,18 @@ fn fetch_into(project: &Project, wheel: &Wheel, partial: &Path) -> Result<PathBu
     // The platform is named in full, so that every Python, whatever its version, gets the same file.
     process::check(
         Command::new(&python)
-            .args([
-                "-m",
-                "pip",
-                "download",
-                "--quiet",
-                "--disable-pip-version-check",
-                "--no-deps",
-            ])
-            .args([
-                "--only-binary=:all:",
-                "--require-hashes",
-                "--implementation",
-                "cp",
-            ])
-            .args([
-                "--python-version",
-                "3.12",
-                "--abi",
-                "cp312",
-                "--platform",
-                wheel.platform,
-            ])
+            .args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"])
+            .args(["--only-binary=:all:", "--require-hashes", "--implementation", "cp"])
+            .args(["--python-version", "3.12", "--abi", "cp312", "--platform", wheel.platform])
             .arg("--requirement")
             .arg(project.root.join("xtask/onnxruntime.txt"))
             .arg("--dest")
             .arg(&download),
     )?;
     let file = only_file(&download)?;
-    process::check(
-        Command::new(&python)
-            .args(["-m", "zipfile", "-e"])
-            .arg(file)
-            .arg(&unpacked),
-    )?;
+    process::check(Command::new(&python).args(["-m", "zipfile", "-e"]).arg(file).arg(&unpacked))?;
     if !unpacked.join(&wheel.library).is_file() {
-        return Err(Error::new(format!(
-            "the wheel holds no {}",
-            wheel.library.display()
-        )));
+        return Err(Error::new(format!("the wheel holds no {}", wheel.library.display())));
     }
     Ok(unpacked)
 }
@@ -175,10 +125,7 @@ fn only_file(folder: &Path) -> Result<PathBuf> {
     let mut files = fs::read_dir(folder).at("list", folder)?;
     match (files.next(), files.next()) {
         (Some(file), None) => Ok(file.at("list", folder)?.path()),
-        _ => Err(Error::new(format!(
-            "expected one wheel in {}",
-            folder.display()
-        ))),
+        _ => Err(Error::new(format!("expected one wheel in {}", folder.display()))),
     }
 }
 
@@ -213,11 +160,7 @@ mod tests {
     fn every_supported_platform_has_a_pinned_hash() {
         let version = pinned_version().unwrap();
         assert_eq!(version, "1.32.0");
-        for (os, arch) in [
-            ("linux", "x86_64"),
-            ("linux", "aarch64"),
-            ("macos", "aarch64"),
-        ] {
+        for (os, arch) in [("linux", "x86_64"), ("linux", "aarch64"), ("macos", "aarch64")] {
             Wheel::of(os, arch, version).unwrap();
         }
         assert_eq!(REQUIREMENTS.matches("--hash=sha256:").count(), 3);
@@ -226,35 +169,19 @@ mod tests {
     #[test]
     fn the_library_is_named_as_the_platform_names_it() {
         let library = |os, arch| Wheel::of(os, arch, "1.2.3").unwrap().library;
-        assert_eq!(
-            library("linux", "aarch64"),
-            Path::new("onnxruntime/capi/libonnxruntime.so.1.2.3")
-        );
-        assert_eq!(
-            library("macos", "aarch64"),
-            Path::new("onnxruntime/capi/libonnxruntime.1.2.3.dylib")
-        );
+        assert_eq!(library("linux", "aarch64"), Path::new("onnxruntime/capi/libonnxruntime.so.1.2.3"));
+        assert_eq!(library("macos", "aarch64"), Path::new("onnxruntime/capi/libonnxruntime.1.2.3.dylib"));
     }
 
     #[test]
     fn another_platform_is_told_about_ort_dylib_path() {
-        let error = Wheel::of("windows", "x86_64", "1.2.3")
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("windows on x86_64") && error.contains("ORT_DYLIB_PATH"),
-            "{error}"
-        );
+        let error = Wheel::of("windows", "x86_64", "1.2.3").unwrap_err().to_string();
+        assert!(error.contains("windows on x86_64") && error.contains("ORT_DYLIB_PATH"), "{error}");
     }
 
     #[test]
     fn a_path_that_is_not_a_file_is_refused() {
-        let error = named_by_user("ORT_DYLIB_PATH", Path::new("/no/such.so"))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.starts_with("ORT_DYLIB_PATH names /no/such.so, which is not a file"),
-            "{error}"
-        );
+        let error = named_by_user("ORT_DYLIB_PATH", Path::new("/no/such.so")).unwrap_err().to_string();
+        assert!(error.starts_with("ORT_DYLIB_PATH names /no/such.so, which is not a file"), "{error}");
     }
 }

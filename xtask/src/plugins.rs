@@ -15,13 +15,7 @@ use crate::system::{self, Packages};
 const TARGET: &str = "wasm32-wasip2";
 
 /// Debian 12's own Rust, and what it needs to build the standard library for WebAssembly.
-const DEBIAN_PACKAGES: [&str; 5] = [
-    "rustc-web",
-    "cargo-web",
-    "rust-web-src",
-    "wasi-libc",
-    "lld-22",
-];
+const DEBIAN_PACKAGES: [&str; 5] = ["rustc-web", "cargo-web", "rust-web-src", "wasi-libc", "lld-22"];
 
 /// Builds every plugin. A component is written only when it changed, so that nothing else is rebuilt.
 pub(crate) fn build(project: &Project) -> Result<()> {
@@ -79,11 +73,8 @@ impl Toolchain {
         }
         if rustup_may_fetch() {
             println!("      rustup target add {TARGET}");
-            let added = process::check(
-                Command::new("rustup")
-                    .args(["target", "add", TARGET])
-                    .current_dir(&project.root),
-            );
+            let added =
+                process::check(Command::new("rustup").args(["target", "add", TARGET]).current_dir(&project.root));
             if added.is_ok() && has_standard_library(project) {
                 return Ok(Self::Rustup);
             }
@@ -91,9 +82,7 @@ impl Toolchain {
         let missing = system::missing(&DEBIAN_PACKAGES);
         let missing = may_install(Packages::here(), &missing)?;
         if !missing.is_empty() {
-            println!(
-                "      {TARGET} is not to be had from rustup: Debian's Rust builds it instead"
-            );
+            println!("      {TARGET} is not to be had from rustup: Debian's Rust builds it instead");
             system::install(missing)?;
         }
         Ok(Self::Debian)
@@ -105,9 +94,7 @@ impl Toolchain {
             Self::Debian => debian_cargo(project)?,
         };
         // These would hide the flags for this target.
-        cargo
-            .env_remove("RUSTFLAGS")
-            .env_remove("CARGO_ENCODED_RUSTFLAGS");
+        cargo.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
         let flags = match self {
             Self::Rustup => "-Ctarget-feature=+simd128",
             Self::Debian => "-L/usr/lib/wasm32-wasi -Ctarget-feature=+simd128",
@@ -127,8 +114,7 @@ fn rustup_may_fetch() -> bool {
 }
 
 fn has_standard_library(project: &Project) -> bool {
-    let answer =
-        process::output(rustc(project).args(["--print", "target-libdir", "--target", TARGET]));
+    let answer = process::output(rustc(project).args(["--print", "target-libdir", "--target", TARGET]));
     let Some(files) = answer.ok().and_then(|folder| fs::read_dir(folder).ok()) else {
         return false;
     };
@@ -146,16 +132,13 @@ fn rustc(project: &Project) -> Command {
 
 /// What to install, if that is for this program to do; else an error with the lines to type.
 fn may_install<'a>(packages: Packages, missing: &'a [&'a str]) -> Result<&'a [&'a str]> {
-    let rustup = format!(
-        "the WebAssembly target {TARGET} is missing. Add it with\n    rustup target add {TARGET}"
-    );
+    let rustup = format!("the WebAssembly target {TARGET} is missing. Add it with\n    rustup target add {TARGET}");
     match packages {
         Packages::Install => Ok(missing),
         Packages::Ask if missing.is_empty() => Ok(missing),
-        Packages::Ask => Err(Error::new(format!(
-            "{rustup}\nor, on Debian 12, with\n    {}",
-            system::install_line(missing)
-        ))),
+        Packages::Ask => {
+            Err(Error::new(format!("{rustup}\nor, on Debian 12, with\n    {}", system::install_line(missing))))
+        }
         Packages::Unknown => Err(Error::new(rustup)),
     }
 }
@@ -168,10 +151,7 @@ fn debian_cargo(project: &Project) -> Result<Command> {
         .lines()
         .find_map(|line| line.strip_prefix("host: "))
         .ok_or_else(|| Error::new("`rustc -vV` names no host"))?;
-    let tools = Path::new(&sysroot)
-        .join("lib/rustlib")
-        .join(host)
-        .join("bin");
+    let tools = Path::new(&sysroot).join("lib/rustlib").join(host).join("bin");
     let mut cargo = Command::new("/usr/bin/cargo");
     cargo
         .current_dir(&project.root)
@@ -187,12 +167,8 @@ fn debian_cargo(project: &Project) -> Result<Command> {
 /// The search path with these folders first: `cargo xtask` put its toolchain's programs there.
 fn path_with(first: &[&Path]) -> Result<OsString> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = first
-        .iter()
-        .map(|folder| folder.to_path_buf())
-        .chain(std::env::split_paths(&path));
-    std::env::join_paths(folders)
-        .map_err(|error| Error::new(format!("cannot extend PATH: {error}")))
+    let folders = first.iter().map(|folder| folder.to_path_buf()).chain(std::env::split_paths(&path));
+    std::env::join_paths(folders).map_err(|error| Error::new(format!("cannot extend PATH: {error}")))
 }
 
 #[cfg(test)]
@@ -201,25 +177,14 @@ mod tests {
 
     #[test]
     fn root_installs_what_is_missing() {
-        assert_eq!(
-            may_install(Packages::Install, &["lld-22"]).unwrap(),
-            ["lld-22"]
-        );
+        assert_eq!(may_install(Packages::Install, &["lld-22"]).unwrap(), ["lld-22"]);
     }
 
     #[test]
     fn others_are_told_both_ways() {
-        let error = may_install(Packages::Ask, &["cargo-web", "lld-22"])
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("\n    rustup target add wasm32-wasip2\n"),
-            "{error}"
-        );
-        assert!(
-            error.ends_with("\n    sudo apt-get install -y cargo-web lld-22"),
-            "{error}"
-        );
+        let error = may_install(Packages::Ask, &["cargo-web", "lld-22"]).unwrap_err().to_string();
+        assert!(error.contains("\n    rustup target add wasm32-wasip2\n"), "{error}");
+        assert!(error.ends_with("\n    sudo apt-get install -y cargo-web lld-22"), "{error}");
     }
 
     #[test]
@@ -229,21 +194,15 @@ mod tests {
 
     #[test]
     fn without_apt_only_rustup_helps() {
-        let error = may_install(Packages::Unknown, &DEBIAN_PACKAGES)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("rustup target add") && !error.contains("apt-get"),
-            "{error}"
-        );
+        let error = may_install(Packages::Unknown, &DEBIAN_PACKAGES).unwrap_err().to_string();
+        assert!(error.contains("rustup target add") && !error.contains("apt-get"), "{error}");
     }
 
     #[test]
     fn every_plugin_folder_is_a_package_of_that_name() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         for name in names(root).unwrap() {
-            let manifest =
-                fs::read_to_string(root.join("plugins").join(&name).join("Cargo.toml")).unwrap();
+            let manifest = fs::read_to_string(root.join("plugins").join(&name).join("Cargo.toml")).unwrap();
             assert!(manifest.contains(&format!("name = \"{name}\"")), "{name}");
         }
     }

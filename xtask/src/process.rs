@@ -7,30 +7,18 @@ use crate::error::{Error, Result};
 
 /// Runs to the end with its output passed through; anything but success is an error naming the program.
 pub(crate) fn check(command: &mut Command) -> Result<()> {
-    let status = command
-        .status()
-        .map_err(|error| cannot_start(command, &error))?;
+    let status = command.status().map_err(|error| cannot_start(command, &error))?;
     if status.success() {
         return Ok(());
     }
-    Err(Error::new(format!(
-        "`{}` ended with {status}",
-        line(command)
-    )))
+    Err(Error::new(format!("`{}` ended with {status}", line(command))))
 }
 
 /// Runs to the end and answers its standard output, trimmed.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
-    let output = command
-        .stderr(Stdio::inherit())
-        .output()
-        .map_err(|error| cannot_start(command, &error))?;
+    let output = command.stderr(Stdio::inherit()).output().map_err(|error| cannot_start(command, &error))?;
     if !output.status.success() {
-        return Err(Error::new(format!(
-            "`{}` ended with {}",
-            line(command),
-            output.status
-        )));
+        return Err(Error::new(format!("`{}` ended with {}", line(command), output.status)));
     }
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
@@ -60,29 +48,23 @@ pub(crate) fn replace(mut command: Command) -> Result<()> {
 /// The first of these programs that the search path holds.
 pub(crate) fn find(names: &[&str]) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    names.iter().find_map(|name| {
-        std::env::split_paths(&path)
-            .map(|folder| folder.join(name))
-            .find(|file| is_program(file))
-    })
+    names
+        .iter()
+        .find_map(|name| std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| is_program(file)))
 }
 
 fn is_program(file: &Path) -> bool {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
-        file.metadata()
-            .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+        file.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
     }
     #[cfg(not(unix))]
     file.is_file()
 }
 
 fn cannot_start(command: &Command, error: &std::io::Error) -> Error {
-    Error::new(format!(
-        "cannot run `{}`: {error}",
-        command.get_program().to_string_lossy()
-    ))
+    Error::new(format!("cannot run `{}`: {error}", command.get_program().to_string_lossy()))
 }
 
 fn line(command: &Command) -> String {
@@ -97,22 +79,15 @@ mod tests {
 
     #[test]
     fn a_failure_names_the_command_line() {
-        let error = check(Command::new("false").arg("--now"))
-            .unwrap_err()
-            .to_string();
+        let error = check(Command::new("false").arg("--now")).unwrap_err().to_string();
         assert!(error.starts_with("`false --now` ended with"), "{error}");
-        let error = check(&mut Command::new("no-such-program"))
-            .unwrap_err()
-            .to_string();
+        let error = check(&mut Command::new("no-such-program")).unwrap_err().to_string();
         assert!(error.starts_with("cannot run `no-such-program`"), "{error}");
     }
 
     #[test]
     fn output_is_trimmed() {
-        assert_eq!(
-            output(Command::new("echo").arg("  hello ")).unwrap(),
-            "hello"
-        );
+        assert_eq!(output(Command::new("echo").arg("  hello ")).unwrap(), "hello");
     }
 
     #[test]

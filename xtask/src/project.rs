@@ -21,15 +21,10 @@ impl Project {
     pub(crate) fn locate() -> Result<Self> {
         let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
         let root = manifest.parent().unwrap_or(manifest).to_owned();
-        let metadata = process::output(cargo_in(&root).args([
-            "metadata",
-            "--no-deps",
-            "--offline",
-            "--format-version",
-            "1",
-        ]))?;
-        let target = target_directory(&metadata)
-            .ok_or_else(|| Error::new("`cargo metadata` names no target_directory"))?;
+        let metadata =
+            process::output(cargo_in(&root).args(["metadata", "--no-deps", "--offline", "--format-version", "1"]))?;
+        let target =
+            target_directory(&metadata).ok_or_else(|| Error::new("`cargo metadata` names no target_directory"))?;
         Ok(Self { root, target })
     }
 
@@ -49,9 +44,7 @@ impl Project {
 
     pub(crate) fn host_binary(&self, release: bool) -> PathBuf {
         let profile = if release { "release" } else { "debug" };
-        self.target
-            .join(profile)
-            .join(format!("{HOST}{}", std::env::consts::EXE_SUFFIX))
+        self.target.join(profile).join(format!("{HOST}{}", std::env::consts::EXE_SUFFIX))
     }
 
     pub(crate) fn build_host(&self, release: bool) -> Result<()> {
@@ -98,8 +91,7 @@ mod tests {
 
     #[test]
     fn target_directory_is_read_from_metadata() {
-        let metadata =
-            r#"{"packages":[{"x":"target_directory"}],"target_directory":"/a b/t\"q","version":1}"#;
+        let metadata = r#"{"packages":[{"x":"target_directory"}],"target_directory":"/a b/t\"q","version":1}"#;
         assert_eq!(target_directory(metadata), Some(PathBuf::from("/a b/t\"q")));
         assert_eq!(target_directory("{}"), None);
         assert_eq!(target_directory(r#"{"target_directory":"/cut"#), None);

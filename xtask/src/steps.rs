@@ -11,10 +11,7 @@ pub(crate) struct Steps {
 
 impl Steps {
     pub(crate) fn new(total: usize) -> Self {
-        Self {
-            total,
-            done: Vec::new(),
-        }
+        Self { total, done: Vec::new() }
     }
 
     /// Runs one step. One that fails ends the list: what ran before it is summed up, and the error names it.
@@ -52,9 +49,7 @@ mod tests {
     fn a_failed_step_is_named_and_not_counted_as_done() {
         let mut steps = Steps::new(2);
         assert_eq!(steps.run("first", || Ok(7)).unwrap(), 7);
-        let error = steps
-            .run("second", || Err::<(), _>(Error::new("no disk")))
-            .unwrap_err();
+        let error = steps.run("second", || Err::<(), _>(Error::new("no disk"))).unwrap_err();
         assert_eq!(error.to_string(), "second: no disk");
         assert_eq!(steps.done.len(), 1);
     }

@@ -36,11 +36,7 @@ fn is_root() -> bool {
 
 /// Those of the packages that are not installed.
 pub(crate) fn missing<'a>(packages: &[&'a str]) -> Vec<&'a str> {
-    packages
-        .iter()
-        .copied()
-        .filter(|package| !is_installed(package))
-        .collect()
+    packages.iter().copied().filter(|package| !is_installed(package)).collect()
 }
 
 fn is_installed(package: &str) -> bool {
@@ -55,17 +51,12 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
     println!("      installing system packages: {}", packages.join(" "));
     let apt = || {
         let mut apt = Command::new("apt-get");
-        apt.env("DEBIAN_FRONTEND", "noninteractive")
-            .stdin(std::process::Stdio::null());
+        apt.env("DEBIAN_FRONTEND", "noninteractive").stdin(std::process::Stdio::null());
         apt
     };
     process::check(apt().args(["update", "-qq"]))?;
-    process::check(
-        apt()
-            .args(["install", "-y", "-qq", "--no-install-recommends"])
-            .args(packages),
-    )
-    .map_err(|error| Error::new(format!("{error}\nBy hand: {}", install_line(packages))))
+    process::check(apt().args(["install", "-y", "-qq", "--no-install-recommends", "--no-remove"]).args(packages))
+        .map_err(|error| Error::new(format!("{error}\nBy hand: {}", install_line(packages))))
 }
 
 /// The line that somebody types who is not root.
@@ -79,10 +70,7 @@ mod tests {
 
     #[test]
     fn a_package_that_nobody_has_is_missing() {
-        assert_eq!(
-            missing(&["no-such-package-anywhere"]),
-            ["no-such-package-anywhere"]
-        );
+        assert_eq!(missing(&["no-such-package-anywhere"]), ["no-such-package-anywhere"]);
     }
 
     #[test]
