@@ -77,7 +77,10 @@ fn test(args: Vec<String>) -> Result<()> {
         cargo.env("NEXUS_TEST_PLUGINS", project.components());
         process::check(&mut cargo)
     })?;
-    steps.run("smoke-testing the console in a browser", || browser::smoke_test(&project, &library))?;
+    let skipped = steps.run("smoke-testing the console in a browser", || browser::smoke_test(&project, &library))?;
+    if let Some(why) = skipped {
+        steps.skipped(why);
+    }
     steps.summary();
     Ok(())
 }

@@ -6,7 +6,14 @@ use crate::error::{Error, Result};
 
 pub(crate) struct Steps {
     total: usize,
-    done: Vec<(String, Duration)>,
+    done: Vec<Done>,
+}
+
+struct Done {
+    name: String,
+    took: Duration,
+    /// Why it was left out, if it was.
+    skipped: Option<String>,
 }
 
 impl Steps {
@@ -22,7 +29,7 @@ impl Steps {
         let took = started.elapsed();
         match result {
             Ok(value) => {
-                self.done.push((name.to_owned(), took));
+                self.done.push(Done { name: name.to_owned(), took, skipped: None });
                 Ok(value)
             }
             Err(error) => {
@@ -33,10 +40,21 @@ impl Steps {
         }
     }
 
+    /// The step that ran last found that it cannot be done here. The summary says so.
+    pub(crate) fn skipped(&mut self, why: String) {
+        println!("\n!!! SKIPPED: {why}\n");
+        if let Some(step) = self.done.last_mut() {
+            step.skipped = Some(why);
+        }
+    }
+
     pub(crate) fn summary(&self) {
         println!();
-        for (name, took) in &self.done {
-            println!("  ok     {:>7.1} s  {name}", took.as_secs_f64());
+        for step in &self.done {
+            match &step.skipped {
+                None => println!("  ok     {:>7.1} s  {}", step.took.as_secs_f64(), step.name),
+                Some(why) => println!("  SKIPPED            {}: {why}", step.name),
+            }
         }
     }
 }
