@@ -1,6 +1,6 @@
 //! What is said when a plugin fails: who, where, which limit, its last words, and the option that changes it.
 
-use wasmtime::{PoolConcurrencyLimitError, Trap};
+use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
 use crate::error::{Error, ErrorCode};
@@ -10,6 +10,9 @@ use super::limits::{PluginLimits, bytes, option, seconds};
 use super::manifest::Stage;
 use super::policy::Denial;
 use super::sandbox::{CpuTimeSpent, Sandbox};
+
+/// Frames of one function, among the innermost 20, that tell a recursion.
+const REPEATED_FRAMES: usize = 8;
 
 /// Who failed, and where.
 #[derive(Clone, Copy)]
@@ -33,8 +36,7 @@ impl Site<'_> {
         if error.is::<PoolConcurrencyLimitError>() {
             return overloaded(self.limits).with_cause(error);
         }
-        let error_text = format!("{error:?}");
-        self.failed(self.reason(error, sandbox), sandbox).with_cause(error_text)
+        self.failed(self.reason(error, sandbox), sandbox).with_cause(error)
     }
 
     fn reason(&self, error: &wasmtime::Error, sandbox: &Sandbox) -> String {
@@ -58,10 +60,16 @@ impl Site<'_> {
             return format!("it called exit({status})");
         }
         match error.downcast_ref::<Trap>() {
+            Some(Trap::MemoryOutOfBounds) if is_deep(error) => "it recursed too deeply for its own stack".to_owned(),
             Some(Trap::StackOverflow) => format!("it recursed too deeply for {} of stack", bytes(limits.stack_bytes)),
             Some(Trap::UnreachableCodeReached) => "it trapped: unreachable".to_owned(),
             Some(trap) => format!("it trapped: {}", trap.to_string().trim_start_matches("wasm trap: ")),
-            None if is_output_limit(error) => self.output_too_large(),
+            None if is_output_limit(error) && !error.is::<WasmBacktrace>() => self.output_too_large(),
+            None if is_output_limit(error) => format!(
+                "it handed the host more than {} in one call, the limit set by {}",
+                bytes(limits.output_bytes),
+                option("plugin-output-bytes")
+            ),
             None => format!("it ran into an error of the host: {}", error.root_cause()),
         }
     }
@@ -137,4 +145,12 @@ fn why_denied(place: &Place, denial: Denial) -> String {
 /// Whether the host stopped copying a plugin's output. Wasmtime gives this error no type of its own; a test holds it to its text.
 fn is_output_limit(error: &wasmtime::Error) -> bool {
     error.root_cause().to_string().contains("fuel allocated for hostcalls has been exhausted")
+}
+
+/// Whether one function fills the innermost frames. A compiled language keeps its stack in linear memory, where an overflow
+/// shows as an access out of bounds.
+fn is_deep(error: &wasmtime::Error) -> bool {
+    let frames = error.downcast_ref::<WasmBacktrace>().map(WasmBacktrace::frames).unwrap_or_default();
+    let Some(innermost) = frames.first() else { return false };
+    frames.iter().filter(|frame| frame.func_index() == innermost.func_index()).count() >= REPEATED_FRAMES
 }

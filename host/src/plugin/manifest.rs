@@ -61,7 +61,12 @@ impl Manifest {
             let stage = match name.as_str() {
                 "preprocess" => Stage::Preprocess,
                 "postprocess" => Stage::Postprocess,
-                _ => return Err(format!("it names a stage {:?}; there are \"preprocess\" and \"postprocess\"", name.chars().take(200).collect::<String>())),
+                _ => {
+                    return Err(format!(
+                        "it names a stage {:?}; there are \"preprocess\" and \"postprocess\"",
+                        name.chars().take(200).collect::<String>()
+                    ));
+                }
             };
             if !stages.contains(&stage) {
                 stages.push(stage);

@@ -17,6 +17,9 @@ mod guest;
 mod log;
 mod sandbox;
 
+#[cfg(test)]
+mod tests;
+
 pub use contract::CONTRACT_VERSION;
 pub use host::{Plugin, PluginHost};
 pub use instance::{Binding, Instance, ModelDescription, Request, Response};

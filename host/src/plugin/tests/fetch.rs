@@ -1,0 +1,182 @@
+//! What plugins fetch, and what keeps them from it.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+
+/// An HTTP server on a free port of 127.0.0.1 that reads each request's head and lets `answer` write what it likes.
+async fn server<F>(answer: impl Fn(String, TcpStream) -> F + Send + 'static) -> SocketAddr
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                match stream.read_u8().await {
+                    Ok(byte) => head.push(byte),
+                    Err(_) => break,
+                }
+            }
+            tokio::spawn(answer(String::from_utf8(head).unwrap(), stream));
+        }
+    });
+    address
+}
+
+async fn write(mut stream: TcpStream, answer: String) {
+    // A client that had enough closes the connection.
+    drop(stream.write_all(answer.as_bytes()).await);
+}
+
+async fn answering(answer: String) -> SocketAddr {
+    server(move |_, stream| write(stream, answer.clone())).await
+}
+
+fn ok(body: &str) -> String {
+    format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len())
+}
+
+/// Fetches and reports in the answer how it went.
+async fn fetched(plugin: &Arc<Plugin>, url: &str) -> serde_json::Value {
+    serve_json(plugin, r#"{"do": "fetch"}"#, &format!(r#"{{"url": "{url}"}}"#)).await["fetch"].clone()
+}
+
+/// Fetches and fails afterwards, as plugins do that cannot go on without.
+async fn failing_fetch(plugin: &Arc<Plugin>, url: &str) -> Error {
+    let body = format!(r#"{{"url": "{url}", "x": "not four numbers"}}"#);
+    serve(plugin, r#"{"do": "fetch"}"#, &body).await.unwrap_err()
+}
+
+#[tokio::test]
+async fn a_host_that_is_named_is_fetched_from() {
+    let address = server(|head, stream| {
+        assert!(head.starts_with("GET /cat.jpg?size=1 HTTP/1.1\r\n"), "{head}");
+        assert!(head.contains("host: 127.0.0.1:") && head.contains("user-agent: "), "{head}");
+        assert!(!head.to_lowercase().contains("transfer-encoding"), "{head}");
+        write(stream, ok("meow"))
+    })
+    .await;
+    let plugin = hostile(small_limits(), &[&address.to_string()]).await;
+    let seen = fetched(&plugin, &format!("http://{address}/cat.jpg?size=1")).await;
+    assert_eq!((&seen["status"], &seen["length"]), (&serde_json::json!(200), &serde_json::json!(4)), "{seen}");
+}
+
+#[tokio::test]
+async fn a_private_address_is_refused_unless_it_is_named() {
+    let address = answering(ok("secret")).await;
+    let port = address.port();
+    let plugin = hostile(small_limits(), &["*"]).await;
+    let by_name = format!("http://localhost:{port}/");
+    for url in [
+        format!("http://{address}/"),
+        format!("http://127.1:{port}/"),
+        format!("http://[::ffff:127.0.0.1]:{port}/"),
+        by_name.clone(),
+    ] {
+        let seen = fetched(&plugin, &url).await;
+        assert!(seen["error"].is_string(), "{url}: {seen}");
+    }
+    let error = failing_fetch(&plugin, &format!("http://{address}/")).await;
+    assert_eq!(error.code, ErrorCode::Forbidden);
+    assert_eq!(
+        error.message,
+        format!(
+            "plugin hostile@{} may not fetch from {address}: that is a loopback address, and only hosts named by --allow-host \
+             (NEXUS_ALLOW_HOST) may be private; start the host with --allow-host {address}",
+            plugin.manifest.version
+        )
+    );
+    let error = failing_fetch(&plugin, &by_name).await;
+    let hint = format!("--allow-host localhost:{port}");
+    assert_says(&error, ErrorCode::Forbidden, &["that leads to a loopback address", &hint]);
+    let named = hostile(small_limits(), &["localhost"]).await;
+    assert_eq!(fetched(&named, &by_name).await["length"], 6);
+    assert_goes_on(&plugin).await;
+}
+
+#[tokio::test]
+async fn a_host_that_is_not_allowed_is_refused() {
+    let plugin = hostile(small_limits(), &["example.org"]).await;
+    let error = failing_fetch(&plugin, "http://93.184.216.34/").await;
+    let parts = ["may not fetch from 93.184.216.34:80", "names that host", "--allow-host 93.184.216.34"];
+    assert_says(&error, ErrorCode::Forbidden, &parts);
+}
+
+#[tokio::test]
+async fn a_redirect_is_judged_like_any_request() {
+    let inner = answering(ok("secret")).await;
+    let outer =
+        answering(format!("HTTP/1.1 302 Found\r\nlocation: http://{inner}/\r\ncontent-length: 0\r\n\r\n")).await;
+    let plugin = hostile(small_limits(), &["*", &outer.to_string()]).await;
+    let error = failing_fetch(&plugin, &format!("http://{outer}/")).await;
+    assert_says(&error, ErrorCode::Forbidden, &[&format!("may not fetch from {inner}"), "loopback"]);
+    let both = hostile(small_limits(), &[&inner.to_string(), &outer.to_string()]).await;
+    assert_eq!(fetched(&both, &format!("http://{outer}/")).await["length"], 6);
+}
+
+#[tokio::test]
+async fn an_answer_is_limited_in_size_whether_it_says_its_length_or_not() {
+    let body = "x".repeat(100 << 10);
+    for answer in [ok(&body), format!("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{body}")] {
+        let address = answering(answer).await;
+        let plugin = hostile(small_limits(), &[&address.to_string()]).await;
+        let error = failing_fetch(&plugin, &format!("http://{address}/")).await;
+        let parts = ["answered plugin hostile@", "more than 64 KiB", "--plugin-fetch-bytes (NEXUS_PLUGIN_FETCH_BYTES)"];
+        assert_says(&error, ErrorCode::TooLarge, &parts);
+        assert_goes_on(&plugin).await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_is_limited_in_time_from_its_head_to_its_last_byte() {
+    let silent = server(|_, stream| async move {
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        drop(stream);
+    })
+    .await;
+    let dripping = server(|_, mut stream| async move {
+        let head = "HTTP/1.1 200 OK\r\ncontent-length: 10000\r\n\r\n";
+        let mut written = stream.write_all(head.as_bytes()).await;
+        while written.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            written = stream.write_all(b"x").await;
+        }
+    })
+    .await;
+    for address in [silent, dripping] {
+        let plugin = hostile(small_limits(), &[&address.to_string()]).await;
+        let started = Instant::now();
+        let error = failing_fetch(&plugin, &format!("http://{address}/")).await;
+        let parts = ["took longer than 800 ms", "--plugin-fetch-time (NEXUS_PLUGIN_FETCH_TIME)"];
+        assert_says(&error, ErrorCode::DeadlineExceeded, &parts);
+        assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+        assert_goes_on(&plugin).await;
+    }
+}
+
+#[tokio::test]
+async fn requests_are_limited_in_number() {
+    let address = answering(ok("meow")).await;
+    let plugin = hostile(PluginLimits { fetches: 0, ..small_limits() }, &[&address.to_string()]).await;
+    let error = failing_fetch(&plugin, &format!("http://{address}/")).await;
+    assert_says(&error, ErrorCode::PluginFailed, &["sent more than 0 HTTP requests"]);
+}
+
+#[tokio::test]
+async fn a_failure_of_the_network_is_the_plugins_to_report() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let plugin = hostile(small_limits(), &[&address.to_string()]).await;
+    let seen = fetched(&plugin, &format!("http://{address}/")).await;
+    assert!(seen["error"].as_str().unwrap().contains("refused"), "{seen}");
+    let error = failing_fetch(&plugin, &format!("http://{address}/")).await;
+    assert_eq!(error.code, ErrorCode::InvalidInput);
+}

@@ -1,0 +1,189 @@
+//! Every limit reached, and the host going on after it.
+
+use std::time::Instant;
+
+use super::*;
+
+/// Serves a request that breaks a limit, then one that does not.
+async fn broken(act: &str) -> Error {
+    let plugin = shared_hostile().await;
+    let error = serve(&plugin, &format!(r#"{{"do": "{act}"}}"#), "{}").await.unwrap_err();
+    assert_says(&error, error.code, &["plugin hostile@", "failed in preprocess"]);
+    assert_goes_on(&plugin).await;
+    error
+}
+
+#[tokio::test]
+async fn an_endless_loop_ends() {
+    let started = Instant::now();
+    let error = broken("loop").await;
+    assert_says(
+        &error,
+        ErrorCode::PluginFailed,
+        &["ran longer than 500 ms of processor time", "--plugin-cpu-time (NEXUS_PLUGIN_CPU_TIME)"],
+    );
+    assert!(started.elapsed() < Duration::from_secs(60));
+}
+
+/// On one thread, other tasks run while a plugin loops.
+#[tokio::test]
+async fn a_loop_lets_other_tasks_run() {
+    let plugin = shared_hostile().await;
+    let looping = tokio::spawn(async move { serve(&plugin, r#"{"do": "loop"}"#, "{}").await });
+    let mut turns = 0;
+    while !looping.is_finished() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        turns += 1;
+    }
+    assert!(turns > 10, "{turns} turns in half a second");
+    assert!(looping.await.unwrap().is_err());
+}
+
+#[tokio::test]
+async fn endless_recursion_ends() {
+    assert_says(&broken("recurse").await, ErrorCode::PluginFailed, &["recursed too deeply"]);
+}
+
+#[tokio::test]
+async fn memory_is_limited() {
+    let parts = ["used more than 64 MiB of memory", "--plugin-memory-bytes (NEXUS_PLUGIN_MEMORY_BYTES)"];
+    assert_says(&broken("memory").await, ErrorCode::PluginFailed, &parts);
+}
+
+#[tokio::test]
+async fn a_plugin_that_copes_with_less_memory_is_believed() {
+    let plugin = shared_hostile().await;
+    let seen = serve_json(&plugin, r#"{"do": "memory-report"}"#, "{}").await;
+    let allocated = seen["allocated_bytes"].as_u64().unwrap();
+    assert!(allocated > 32 << 20 && allocated < 64 << 20, "{allocated}");
+}
+
+#[tokio::test]
+async fn a_trap_a_panic_and_an_exit_are_told_apart() {
+    assert_says(&broken("trap").await, ErrorCode::PluginFailed, &["it trapped: unreachable"]);
+    assert_says(&broken("panic").await, ErrorCode::PluginFailed, &["it trapped: unreachable", "hostile panic 42"]);
+    assert_says(&broken("exit").await, ErrorCode::PluginFailed, &["it called exit(0)"]);
+}
+
+#[tokio::test]
+async fn an_instance_that_trapped_is_not_used_again() {
+    let plugin = shared_hostile().await;
+    let mut instance = bind(&plugin, r#"{"do": "trap"}"#).start().await.unwrap();
+    assert!(instance.preprocess(request("{}")).await.is_err());
+    let error = instance.postprocess(vec![scores()]).await.unwrap_err();
+    assert_says(&error, ErrorCode::PluginFailed, &["an earlier call into this instance was cut off"]);
+}
+
+#[tokio::test]
+async fn a_stage_that_waits_is_ended_by_the_clock() {
+    let limits = PluginLimits { wall_time: Duration::from_millis(300), ..small_limits() };
+    let plugin = hostile(limits, &[]).await;
+    let started = Instant::now();
+    let error = serve(&plugin, r#"{"do": "sleep"}"#, "{}").await.unwrap_err();
+    assert_says(
+        &error,
+        ErrorCode::PluginFailed,
+        &["took longer than 300 ms", "--plugin-wall-time (NEXUS_PLUGIN_WALL_TIME)"],
+    );
+    assert!(started.elapsed() < Duration::from_secs(5));
+    assert_goes_on(&plugin).await;
+}
+
+#[tokio::test]
+async fn a_call_dropped_half_way_frees_its_place() {
+    let plugin = hostile(PluginLimits { instances: 1, ..small_limits() }, &[]).await;
+    let call = serve(&plugin, r#"{"do": "sleep"}"#, "{}");
+    assert!(tokio::time::timeout(Duration::from_millis(100), call).await.is_err());
+    assert_goes_on(&plugin).await;
+}
+
+#[tokio::test]
+async fn output_is_limited_in_both_stages() {
+    let parts = ["returned more than 4 MiB", "--plugin-output-bytes (NEXUS_PLUGIN_OUTPUT_BYTES)"];
+    let plugin = shared_hostile().await;
+    // The first is caught when counted, the second while it is copied.
+    for count in [(4 << 20) + 4, 16 << 20] {
+        for stage in ["preprocess", "postprocess"] {
+            let config = format!(r#"{{"do": "huge-output", "stage": "{stage}", "count": {count}}}"#);
+            let error = serve(&plugin, &config, "{}").await.unwrap_err();
+            assert_says(&error, ErrorCode::PluginFailed, &parts);
+            assert_says(&error, ErrorCode::PluginFailed, &[stage]);
+        }
+    }
+    let error = serve(&plugin, r#"{"do": "many-tensors", "count": 100000}"#, "{}").await.unwrap_err();
+    assert_says(&error, ErrorCode::PluginFailed, &parts);
+    let error = serve(&plugin, r#"{"do": "huge-error", "count": 1000000}"#, "{}").await.unwrap_err();
+    assert_says(&error, ErrorCode::PluginFailed, &["xxxx…"]);
+    assert!(error.message.len() < 10_000);
+    assert_goes_on(&plugin).await;
+}
+
+#[tokio::test]
+async fn a_flood_of_log_lines_does_not_stop_a_plugin_nor_fill_the_log() {
+    let plugin = hostile(
+        PluginLimits { cpu_time: Duration::from_secs(30), wall_time: Duration::from_secs(60), ..small_limits() },
+        &[],
+    )
+    .await;
+    for act in
+        [r#""log-flood", "count": 20000"#, r#""log-huge", "count": 4000000"#, r#""stdout-flood", "count": 8000000"#]
+    {
+        let seen = serve_json(&plugin, &format!(r#"{{"do": {act}}}"#), "{}").await;
+        assert_eq!(seen["ok"], true, "{seen}");
+    }
+    let error = serve(&plugin, r#"{"do": "log-huge", "count": 8000000}"#, "{}").await.unwrap_err();
+    assert_says(&error, ErrorCode::PluginFailed, &["handed the host more than 4 MiB in one call"]);
+    // Postprocess fails after the flood: the tail has the last lines of it, each cut.
+    let mut instance = bind(&plugin, r#"{"do": "log-flood", "count": 500}"#).start().await.unwrap();
+    instance.preprocess(request("{}")).await.unwrap();
+    let bad = Tensor { name: "x".repeat(70 << 20), ..scores() };
+    let error = instance.postprocess(vec![bad]).await.unwrap_err();
+    assert_says(&error, ErrorCode::PluginFailed, &["its log ends: ", "flood line 499"]);
+}
+
+#[tokio::test]
+async fn handles_and_random_bytes_are_limited() {
+    assert_eq!(broken("handles").await.code, ErrorCode::PluginFailed);
+    assert_eq!(broken("random").await.code, ErrorCode::PluginFailed);
+}
+
+#[tokio::test]
+async fn instances_are_limited_and_the_rest_waits_a_while() {
+    let plugin = hostile(PluginLimits { instances: 2, ..small_limits() }, &[]).await;
+    let binding = bind(&plugin, "{}");
+    let first = binding.start().await.unwrap();
+    let _second = binding.start().await.unwrap();
+    let error = binding.start().await.map(|_| ()).unwrap_err();
+    assert_says(
+        &error,
+        ErrorCode::Overloaded,
+        &["all 2 plugin instances are busy", "--plugin-instances (NEXUS_PLUGIN_INSTANCES)"],
+    );
+    // Trying out a configuration has a place of its own.
+    binding.check().await.unwrap();
+    let waiting = tokio::spawn({
+        let binding = binding.clone();
+        async move { binding.start().await.map(|_| ()) }
+    });
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    drop(first);
+    waiting.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_requests_at_once_are_all_served() {
+    let plugin = hostile(PluginLimits { instance_wait: Duration::from_secs(30), ..small_limits() }, &[]).await;
+    let requests: Vec<_> = (0..30)
+        .map(|number| {
+            let plugin = Arc::clone(&plugin);
+            tokio::spawn(async move {
+                let config = if number % 5 == 0 { r#"{"do": "trap"}"# } else { "{}" };
+                (number, serve(&plugin, config, "{}").await)
+            })
+        })
+        .collect();
+    for request in requests {
+        let (number, served) = request.await.unwrap();
+        assert_eq!(served.is_err(), number % 5 == 0, "{number}: {served:?}");
+    }
+}

@@ -1,0 +1,106 @@
+//! The sandbox's promises, one test each, driven by real components that break them.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod fetch;
+mod limits;
+mod stages;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::OnceCell;
+
+use super::{Binding, EgressPolicy, ModelDescription, Plugin, PluginHost, PluginLimits, Request, Response};
+use crate::error::{Error, ErrorCode, Result};
+use crate::tensor::{DataType, Tensor, TensorSpec};
+
+/// A component that `cargo xtask test` built, such as `hostile`.
+fn component(name: &str) -> Bytes {
+    let folder = std::env::var_os("NEXUS_TEST_PLUGINS")
+        .expect("run these tests by `cargo xtask test`, which builds the plugins");
+    let file = PathBuf::from(folder).join(format!("{name}.wasm"));
+    std::fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}; run `cargo xtask test`", file.display())).into()
+}
+
+/// Small limits, so that reaching them takes little time.
+fn small_limits() -> PluginLimits {
+    PluginLimits {
+        memory_bytes: 64 << 20,
+        instances: 4,
+        instance_wait: Duration::from_millis(200),
+        cpu_time: Duration::from_millis(500),
+        wall_time: Duration::from_secs(3),
+        output_bytes: 4 << 20,
+        fetch_bytes: 64 << 10,
+        fetch_time: Duration::from_millis(800),
+        ..PluginLimits::default()
+    }
+}
+
+fn host(limits: PluginLimits, allowed: &[&str]) -> PluginHost {
+    let egress: EgressPolicy = allowed.iter().map(|pattern| pattern.parse::<super::HostPattern>().unwrap()).collect();
+    PluginHost::new(limits, egress).unwrap()
+}
+
+async fn hostile(limits: PluginLimits, allowed: &[&str]) -> Arc<Plugin> {
+    host(limits, allowed).load(component("hostile")).await.unwrap()
+}
+
+/// One compiled plugin for all tests that need no limit or host of their own.
+async fn shared_hostile() -> Arc<Plugin> {
+    static HOSTILE: OnceCell<Arc<Plugin>> = OnceCell::const_new();
+    let limits = PluginLimits { instances: 64, instance_wait: Duration::from_secs(30), ..small_limits() };
+    Arc::clone(HOSTILE.get_or_init(|| hostile(limits, &[])).await)
+}
+
+fn bind(plugin: &Arc<Plugin>, config: &str) -> Binding {
+    let spec =
+        |name: &str, shape: &[i64]| TensorSpec { name: name.into(), datatype: DataType::Fp32, shape: shape.to_vec() };
+    let model = ModelDescription {
+        id: "iris".into(),
+        version: "1".into(),
+        inputs: vec![spec("features", &[-1, 4])],
+        outputs: vec![spec("scores", &[-1, 3])],
+        labels: vec!["setosa".into(), "versicolor".into(), "virginica".into()],
+    };
+    Binding::new(Arc::clone(plugin), Arc::new(model), config)
+}
+
+fn request(body: &str) -> Request {
+    Request {
+        content_type: "application/json".into(),
+        body: Bytes::copy_from_slice(body.as_bytes()),
+        parameters: Vec::new(),
+    }
+}
+
+fn scores() -> Tensor {
+    Tensor::from_vec("scores".into(), DataType::Fp32, vec![1, 3], vec![0.1f32, 0.7, 0.2]).unwrap()
+}
+
+/// One whole request, the model's part left out.
+async fn serve(plugin: &Arc<Plugin>, config: &str, body: &str) -> Result<Response> {
+    let mut instance = bind(plugin, config).start().await?;
+    instance.preprocess(request(body)).await?;
+    instance.postprocess(vec![scores()]).await
+}
+
+async fn serve_json(plugin: &Arc<Plugin>, config: &str, body: &str) -> serde_json::Value {
+    let response = serve(plugin, config, body).await.unwrap();
+    serde_json::from_slice(&response.body).unwrap()
+}
+
+/// What a proper request gets, however the one before it ended.
+async fn assert_goes_on(plugin: &Arc<Plugin>) {
+    assert_eq!(serve_json(plugin, "{}", r#"{"x": [1, 2, 3, 4]}"#).await["ok"], true);
+}
+
+fn assert_says(error: &Error, code: ErrorCode, parts: &[&str]) {
+    assert_eq!(error.code, code, "{error}");
+    for part in parts {
+        assert!(error.message.contains(part), "{part:?} is missing in: {}", error.message);
+    }
+    assert!(error.message.len() < 50_000, "{} bytes of message", error.message.len());
+}
