@@ -19,7 +19,9 @@ pub(crate) struct Project {
 impl Project {
     /// Asks cargo, which knows of CARGO_TARGET_DIR and of every configuration file.
     pub(crate) fn locate() -> Result<Self> {
-        let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+        // `cargo run` says where this checkout is; a binary shared by several checkouts was built in only one of them.
+        let manifest = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+        let manifest = Path::new(&manifest);
         let root = manifest.parent().unwrap_or(manifest).to_owned();
         let metadata =
             process::output(cargo_in(&root).args(["metadata", "--no-deps", "--offline", "--format-version", "1"]))?;
