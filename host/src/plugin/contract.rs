@@ -6,6 +6,7 @@ use wasmtime::component::{Component, Linker};
 use crate::error::{Error, Result};
 
 use super::bindings::PluginPre;
+use super::limits::option;
 use super::sandbox::Sandbox;
 
 /// The version of the package `nexus:plugin` that this host speaks.
@@ -38,6 +39,16 @@ pub(super) fn check_header(wasm: &[u8]) -> Result<()> {
         [] => refuse("the file is empty"),
         _ => refuse("this is no WebAssembly"),
     }
+}
+
+/// What to say when the compiler refuses a component, or the pool of instances cannot hold it.
+pub(super) fn cannot_compile(error: &wasmtime::Error) -> Error {
+    let reason = format!("{error:#}");
+    let hint = match reason.contains("memory has a minimum byte size") {
+        true => format!("; the limit is set by {}", option("plugin-memory-bytes")),
+        false => String::new(),
+    };
+    Error::invalid_input(format!("the component cannot be compiled for this host: {reason}{hint}"))
 }
 
 /// Links a component to what the host offers, having checked that it is a plugin of this contract.

@@ -24,6 +24,11 @@ use super::policy::{Denial, EgressPolicy, Reach};
 /// What one plugin host shares for fetching: the policy and the kept-alive connections.
 pub(super) struct Egress {
     policy: EgressPolicy,
+    /// `None` where the machine has no certificate authorities; such a host serves, but fetches nothing.
+    clients: Option<Clients>,
+}
+
+struct Clients {
     /// For hosts the operator named: whatever address they resolve to.
     named: Client,
     /// For hosts that a wildcard matches: resolves to public addresses only, so a connection is pinned to one of them.
@@ -55,7 +60,17 @@ impl fmt::Display for Place {
 }
 
 impl Egress {
-    pub(super) fn new(policy: EgressPolicy, limits: &PluginLimits) -> reqwest::Result<Egress> {
+    pub(super) fn new(policy: EgressPolicy, limits: &PluginLimits) -> Egress {
+        let clients = Clients::new(limits);
+        if let Err(error) = &clients {
+            tracing::warn!(cause = with_causes(error), "plugins cannot fetch anything; ca-certificates may be missing");
+        }
+        Egress { policy, clients: clients.ok() }
+    }
+}
+
+impl Clients {
+    fn new(limits: &PluginLimits) -> reqwest::Result<Clients> {
         let client = || {
             Client::builder()
                 .no_proxy()
@@ -65,7 +80,7 @@ impl Egress {
                 .connect_timeout(limits.fetch_time)
                 .pool_max_idle_per_host(16)
         };
-        Ok(Egress { policy, named: client().build()?, public: client().dns_resolver(PublicResolver).build()? })
+        Ok(Clients { named: client().build()?, public: client().dns_resolver(PublicResolver).build()? })
     }
 }
 
@@ -163,15 +178,7 @@ impl Leash {
         // Judged in the form the client connects by: `http://127.1/` is 127.0.0.1 in both.
         let url = Url::parse(&head.uri.to_string()).map_err(|_| WasiError::HttpRequestUriInvalid)?;
         let place = Place::of(&url).ok_or(WasiError::HttpRequestUriInvalid)?;
-        let host = url.host().ok_or(WasiError::HttpRequestUriInvalid)?;
-        let client = match self.egress.policy.judge(&host, place.port) {
-            Ok(Reach::AnyAddress) => &self.egress.named,
-            Ok(Reach::PublicAddresses) => &self.egress.public,
-            Err(denial) => {
-                self.record(FetchFault::Denied { place, denial });
-                return Err(WasiError::HttpRequestDenied);
-            }
-        };
+        let client = self.client(&url, &place)?;
         let deadline = Instant::now() + self.time;
         let wished = options.and_then(|options| options.connect_timeout?.checked_add(options.first_byte_timeout?));
         let answer_by =
@@ -195,6 +202,23 @@ impl Leash {
                 Err(WasiError::HttpResponseTimeout)
             }
         }
+    }
+
+    /// The client that reaches no further than the policy allows for this URL.
+    fn client(&self, url: &Url, place: &Place) -> Result<&Client, WasiError> {
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(WasiError::HttpRequestUriInvalid);
+        }
+        let host = url.host().ok_or(WasiError::HttpRequestUriInvalid)?;
+        let reach = self.egress.policy.judge(&host, place.port).map_err(|denial| {
+            self.record(FetchFault::Denied { place: place.clone(), denial });
+            WasiError::HttpRequestDenied
+        })?;
+        let clients = self.egress.clients.as_ref().ok_or(WasiError::ConfigurationError)?;
+        Ok(match reach {
+            Reach::AnyAddress => &clients.named,
+            Reach::PublicAddresses => &clients.public,
+        })
     }
 
     /// Puts an answer's headers and body under the limits.

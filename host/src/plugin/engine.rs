@@ -22,6 +22,9 @@ pub(super) const TABLES: usize = 20;
 /// Function references in one table.
 pub(super) const TABLE_ELEMENTS: usize = 100_000;
 
+/// The host's own record of one instance, its functions and globals, in bytes.
+const INSTANCE_BYTES: usize = 8 << 20;
+
 /// Memory the pool keeps ready over all its instances, in bytes. More of it saves page faults in the next request.
 const KEPT_RESIDENT: usize = 1 << 30;
 /// Stack left for the host's functions that a plugin calls, in bytes.
@@ -66,6 +69,8 @@ fn pool(limits: &PluginLimits) -> PoolingAllocationConfig {
         .max_memories_per_component(each(MEMORIES))
         .max_tables_per_component(each(TABLES))
         .max_tables_per_module(4)
+        .max_core_instance_size(INSTANCE_BYTES)
+        .max_component_instance_size(INSTANCE_BYTES)
         .table_elements(TABLE_ELEMENTS)
         .max_memory_size(limits.memory_bytes.next_multiple_of(WASM_PAGE))
         .linear_memory_keep_resident((KEPT_RESIDENT / instances as usize).clamp(4 << 20, 64 << 20))

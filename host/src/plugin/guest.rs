@@ -28,7 +28,7 @@ pub(super) struct Guest {
     store: Store<Sandbox>,
     exports: bindings::Plugin,
     shared: Arc<Shared>,
-    /// `name@version`.
+    /// `name@version`, as errors name the plugin.
     label: String,
     /// A call was cut off, by a trap, a limit or the caller going away: its memory is in no known state.
     broken: bool,
@@ -43,14 +43,14 @@ pub(super) enum Failure {
 }
 
 impl Guest {
-    /// A fresh instance, not yet initialised.
+    /// A fresh instance, not yet initialised. The version is empty where it is not known yet.
     pub(super) async fn new(
         shared: &Arc<Shared>,
         component: &PluginPre<Sandbox>,
         name: &str,
         version: &str,
     ) -> Result<Guest, Error> {
-        let label = format!("{name}@{version}");
+        let label = if version.is_empty() { name.to_owned() } else { format!("{name}@{version}") };
         let limits = &shared.limits;
         let log = PluginLog::new(name, version, limits);
         let mut store = Sandbox::store(&shared.engine, limits, &shared.egress, log);

@@ -66,7 +66,7 @@ impl PluginHost {
     pub fn new(limits: PluginLimits, egress: EgressPolicy) -> Result<PluginHost> {
         let engine = engine::new(&limits).map_err(Error::internal)?;
         let linker = Arc::new(engine::linker(&engine).map_err(Error::internal)?);
-        let egress = Arc::new(Egress::new(egress, &limits).map_err(Error::internal)?);
+        let egress = Arc::new(Egress::new(egress, &limits));
         let instances = limits.instances as usize;
         let shared = Arc::new(Shared {
             engine,
@@ -92,7 +92,7 @@ impl PluginHost {
         let size = wasm.len();
         let (component, sha256) = self.compile(wasm).await?;
         let _permit = self.shared.spare_instance().await?;
-        let mut guest = Guest::new(&self.shared, &component, "(unnamed)", "0").await.map_err(as_invalid_input)?;
+        let mut guest = Guest::new(&self.shared, &component, "being uploaded", "").await.map_err(as_invalid_input)?;
         let manifest = guest.describe().await.map_err(as_invalid_input)?;
         Ok(Arc::new(Plugin { manifest, sha256, size, component, shared: Arc::clone(&self.shared) }))
     }
@@ -108,8 +108,8 @@ impl PluginHost {
             let compile = tokio::task::spawn_blocking(move || {
                 // Held until the compiler is done: it cannot be stopped, even when nobody waits for it any more.
                 let _permit = permit;
-                let component = Component::new(linker.engine(), &wasm)
-                    .map_err(|error| Error::invalid_input(format!("this is no valid component: {error:#}")))?;
+                let component =
+                    Component::new(linker.engine(), &wasm).map_err(|error| contract::cannot_compile(&error))?;
                 Ok((contract::link(&linker, &component)?, sha256_hex(&wasm)))
             });
             compile.await.map_err(Error::internal)?

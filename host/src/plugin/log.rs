@@ -220,6 +220,44 @@ mod tests {
     }
 
     #[test]
+    fn a_line_goes_to_the_hosts_log_with_plugin_and_stage() {
+        let written = Written::default();
+        let writer = written.clone();
+        let subscriber = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(subscriber, || {
+            let log = log(2, 100);
+            log.enter(Stage::Preprocess);
+            log.emit("warn", "one\ntwo");
+            log.emit("nonsense", "three");
+            log.emit("info", "four");
+            log.emit("info", "five");
+        });
+        let written = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+        let lines: Vec<serde_json::Value> = written.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines.len(), 3, "{written}");
+        assert_eq!((&lines[0]["level"], &lines[0]["target"]), (&"WARN".into(), &"plugin".into()));
+        let fields = &lines[0]["fields"];
+        assert_eq!((&fields["plugin"], &fields["version"]), (&"test".into(), &"1".into()));
+        assert_eq!((&fields["stage"], &fields["message"]), (&"preprocess".into(), &"one\ntwo".into()));
+        assert_eq!(lines[1]["level"], "INFO");
+        assert!(lines[2]["fields"]["message"].as_str().unwrap().contains("dropped"));
+    }
+
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
     fn standard_streams_are_cut_into_lines() {
         let log = log(10, 100);
         let mut stream = log.stream(Standard::Error);

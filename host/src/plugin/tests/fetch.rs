@@ -180,3 +180,37 @@ async fn a_failure_of_the_network_is_the_plugins_to_report() {
     let error = failing_fetch(&plugin, &format!("http://{address}/")).await;
     assert_eq!(error.code, ErrorCode::InvalidInput);
 }
+
+#[tokio::test]
+async fn a_classifier_fetches_its_picture_or_says_why_not() {
+    let picture = include_bytes!("../../../tests/fixtures/images/cat.jpg");
+    let address = server(move |_, mut stream| async move {
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-type: image/jpeg\r\ncontent-length: {}\r\n\r\n", picture.len());
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(picture).await.unwrap();
+    })
+    .await;
+    let limits = PluginLimits { cpu_time: Duration::from_secs(20), fetch_bytes: 1 << 20, ..small_limits() };
+    let spec =
+        |name: &str, shape: &[i64]| TensorSpec { name: name.into(), datatype: DataType::Fp32, shape: shape.to_vec() };
+    let model = Arc::new(ModelDescription {
+        id: "classifier".into(),
+        version: "1".into(),
+        inputs: vec![spec("images", &[1, 224, 224, 3])],
+        outputs: vec![spec("scores", &[1, 3])],
+        labels: vec!["cat".into(), "dog".into(), "cup".into()],
+    });
+    let body = format!(r#"{{"image_url": "http://{address}/cat.jpg"}}"#);
+
+    let plugin = host(limits.clone(), &[&address.to_string()]).load(component("image-classifier")).await.unwrap();
+    let mut instance = Binding::new(plugin, Arc::clone(&model), "{}").start().await.unwrap();
+    let tensors = instance.preprocess(request(&body)).await.unwrap();
+    assert_eq!((tensors[0].shape.as_slice(), tensors[0].byte_size()), (&[1, 224, 224, 3][..], 602_112));
+    let response = instance.postprocess(vec![scores()]).await.unwrap();
+    assert!(std::str::from_utf8(&response.body).unwrap().contains("dog"));
+
+    let plugin = host(limits, &["*"]).load(component("image-classifier")).await.unwrap();
+    let mut instance = Binding::new(plugin, model, "{}").start().await.unwrap();
+    let error = instance.preprocess(request(&body)).await.unwrap_err();
+    assert_says(&error, ErrorCode::Forbidden, &["plugin image-classifier@", "loopback address", "--allow-host"]);
+}

@@ -39,14 +39,25 @@ async fn what_is_no_plugin_is_refused() {
         (&b"\0asm\x01\0\0\0"[..], "core WebAssembly module"),
         (b"PK\x03\x04 a zip file", "no WebAssembly"),
         (b"\0asm\x0d\0\x01\0", "exports nothing"),
-        (b"\0asm\x0d\0\x01\0\xff\xff\xff", "no valid component"),
+        (b"\0asm\x0d\0\x01\0\xff\xff\xff", "cannot be compiled"),
     ] {
         let error = host.load(Bytes::from_static(wasm)).await.unwrap_err();
         assert_says(&error, ErrorCode::InvalidInput, &[reason]);
     }
     let cut = component("hostile");
     let error = host.load(cut.slice(..cut.len() / 2)).await.unwrap_err();
-    assert_says(&error, ErrorCode::InvalidInput, &["no valid component"]);
+    assert_says(&error, ErrorCode::InvalidInput, &["cannot be compiled"]);
+}
+
+#[tokio::test]
+async fn a_component_too_large_for_the_limits_is_refused_with_the_option_to_change() {
+    let host = host(PluginLimits { memory_bytes: 256 << 10, ..small_limits() }, &[]);
+    let error = host.load(component("hostile")).await.unwrap_err();
+    assert_says(
+        &error,
+        ErrorCode::InvalidInput,
+        &["minimum byte size", "--plugin-memory-bytes (NEXUS_PLUGIN_MEMORY_BYTES)"],
+    );
 }
 
 #[tokio::test]
