@@ -156,7 +156,7 @@ async fn an_answer_is_limited_in_time_from_its_head_to_its_last_byte() {
         let error = failing_fetch(&plugin, &format!("http://{address}/")).await;
         let parts = ["took longer than 800 ms", "--plugin-fetch-time (NEXUS_PLUGIN_FETCH_TIME)"];
         assert_says(&error, ErrorCode::DeadlineExceeded, &parts);
-        assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+        assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
         assert_goes_on(&plugin).await;
     }
 }
@@ -190,7 +190,12 @@ async fn a_classifier_fetches_its_picture_or_says_why_not() {
         stream.write_all(picture).await.unwrap();
     })
     .await;
-    let limits = PluginLimits { cpu_time: Duration::from_secs(20), fetch_bytes: 1 << 20, ..small_limits() };
+    let limits = PluginLimits {
+        cpu_time: Duration::from_secs(20),
+        fetch_time: Duration::from_secs(10),
+        fetch_bytes: 1 << 20,
+        ..small_limits()
+    };
     let spec =
         |name: &str, shape: &[i64]| TensorSpec { name: name.into(), datatype: DataType::Fp32, shape: shape.to_vec() };
     let model = Arc::new(ModelDescription {

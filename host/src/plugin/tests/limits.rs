@@ -20,7 +20,7 @@ async fn an_endless_loop_ends() {
     assert_says(
         &error,
         ErrorCode::PluginFailed,
-        &["ran longer than 500 ms of processor time", "--plugin-cpu-time (NEXUS_PLUGIN_CPU_TIME)"],
+        &["ran longer than 2 s of processor time", "--plugin-cpu-time (NEXUS_PLUGIN_CPU_TIME)"],
     );
     assert!(started.elapsed() < Duration::from_secs(60));
 }
@@ -35,7 +35,7 @@ async fn a_loop_lets_other_tasks_run() {
         tokio::time::sleep(Duration::from_millis(5)).await;
         turns += 1;
     }
-    assert!(turns > 10, "{turns} turns in half a second");
+    assert!(turns > 10, "{turns} turns in two seconds");
     assert!(looping.await.unwrap().is_err());
 }
 
@@ -120,11 +120,7 @@ async fn output_is_limited_in_both_stages() {
 
 #[tokio::test]
 async fn a_flood_of_log_lines_does_not_stop_a_plugin_nor_fill_the_log() {
-    let plugin = hostile(
-        PluginLimits { cpu_time: Duration::from_secs(30), wall_time: Duration::from_secs(60), ..small_limits() },
-        &[],
-    )
-    .await;
+    let plugin = hostile(PluginLimits { cpu_time: Duration::from_secs(30), ..small_limits() }, &[]).await;
     for act in
         [r#""log-flood", "count": 20000"#, r#""log-huge", "count": 4000000"#, r#""stdout-flood", "count": 8000000"#]
     {
