@@ -66,14 +66,14 @@ fn read_whole(
     declared: Option<u64>,
     max_bytes: usize,
 ) -> Result<Vec<u8>, Error> {
-    let too_large = |size: &str| failed(url, &format!("the answer is {size}, over the limit of {max_bytes} bytes"));
+    let too_large = || failed(url, &format!("the answer is over the limit of {max_bytes} bytes"));
     let declared = declared.unwrap_or(0);
     if declared > max_bytes as u64 {
-        return Err(too_large(&format!("{declared} bytes")));
+        return Err(too_large());
     }
     match read(url, response, max_bytes, declared as usize)? {
         (body, true) => Ok(body),
-        (_, false) => Err(too_large("longer")),
+        (_, false) => Err(too_large()),
     }
 }
 
@@ -130,6 +130,10 @@ fn refused(url: &Url, code: &ErrorCode) -> Error {
         ErrorCode::HttpRequestUriInvalid => "the host takes this URL for malformed",
         _ => "the request failed",
     };
-    let name = format!("{code:?}");
-    failed(url, &format!("{words} ({})", name.trim_start_matches("ErrorCode::")))
+    if let ErrorCode::InternalError(Some(text)) = code {
+        return failed(url, &format!("{words} (InternalError: {text})"));
+    }
+    let code = format!("{code:?}");
+    let name = code.trim_start_matches("ErrorCode::").split('(').next().unwrap_or_default();
+    failed(url, &format!("{words} ({name})"))
 }

@@ -42,6 +42,11 @@ pub(crate) fn decode(file: &[u8], origin: &str, max_pixels: u64, hint: ScaleHint
     match format::of(file) {
         format::Format::Jpeg => decode_jpeg(file, origin, max_pixels, hint),
         format::Format::Png => {
+            // By hand and first: where addresses have 32 bits, the decoder calls a large picture's header broken.
+            if let Some([w, x, y, z, a, b, c, d]) = file.get(16..24) {
+                let (width, height) = (u32::from_be_bytes([*w, *x, *y, *z]), u32::from_be_bytes([*a, *b, *c, *d]));
+                check_size(origin, width, height, max_pixels)?;
+            }
             let decoder = PngDecoder::with_limits(reader, limits).map_err(failed)?;
             decode_with(decoder, origin, max_pixels)
         }
