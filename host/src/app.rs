@@ -31,12 +31,11 @@ impl App {
     /// Opens the store, imports the bundle into an empty one, and loads plugins and models.
     ///
     /// # Errors
-    /// What keeps the host from starting: no store, no ONNX Runtime. A model that cannot serve is skipped, not an error.
-    pub async fn start(config: Config) -> Result<App> {
+    /// What keeps the host from starting, such as a store that cannot be opened. A model that cannot serve is skipped, not an error.
+    pub async fn start(config: Config, runtime: Runtime) -> Result<App> {
         let fatal = |problem: String| Error::new(ErrorCode::Internal, problem);
         let metrics = Metrics::new().map_err(|error| fatal(error.to_string()))?;
         let store = Store::open(&config.store, object_store_options()).map_err(|error| fatal(error.to_string()))?;
-        let runtime = Runtime::load(config.onnxruntime_library()).map_err(fatal)?;
         let egress = EgressPolicy::new(config.allow_hosts.clone());
         let plugins = Plugins::new(PluginHost::new(config.plugin.limits(), egress)?, store.clone());
         if let Some(bundle) = &config.bundle {

@@ -96,7 +96,7 @@ pub struct Config {
     pub cors_allow_origins: Vec<String>,
 
     /// What to log, as `info` or `warn,model_nexus=debug`.
-    #[arg(long, env = "NEXUS_LOG", default_value = "info", value_name = "FILTER")]
+    #[arg(long, env = "NEXUS_LOG", default_value = "info,ort=warn", value_name = "FILTER")]
     pub log: String,
 
     /// How to write the log.

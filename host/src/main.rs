@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use model_nexus::app::App;
 use model_nexus::config::{Cli, Command, Config, HealthOptions};
+use model_nexus::model::Runtime;
 use model_nexus::{server, telemetry};
 
 fn main() -> ExitCode {
@@ -31,7 +32,8 @@ fn run(cli: Cli) -> Result<(), String> {
 
 async fn serve(config: Config) -> Result<(), String> {
     telemetry::start(&config.log, config.log_format)?;
-    let app = App::start(config).await.map_err(|error| error.to_string())?;
+    let runtime = Runtime::load(config.onnxruntime_library())?;
+    let app = App::start(config, runtime).await.map_err(|error| error.to_string())?;
     server::serve(Arc::new(app)).await.map_err(|error| error.to_string())
 }
 

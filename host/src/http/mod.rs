@@ -17,6 +17,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use tracing::Instrument;
+use tracing::field::Empty;
 
 use crate::app::App;
 use crate::error::{Error, ErrorCode, Result};
@@ -47,11 +48,15 @@ pub async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Ne
     let method = request.method().clone();
     let endpoint = request.extensions().get::<MatchedPath>().cloned();
     let endpoint = endpoint.as_ref().map_or("unmatched", MatchedPath::as_str);
-    let span = tracing::info_span!("request", request_id = &*id.0);
+    let span = tracing::info_span!("request", request_id = &*id.0, model = Empty, version = Empty);
     let mut response = next.run(request).instrument(span.clone()).await;
     let error = response.extensions_mut().remove::<Error>();
     if let Some(error) = &error {
+        let allow = response.headers_mut().remove(header::ALLOW);
         response = render_error(error, &id);
+        if let Some(allow) = allow {
+            response.headers_mut().insert(header::ALLOW, allow);
+        }
     }
     if let Ok(value) = HeaderValue::from_str(&id.0) {
         response.headers_mut().insert(X_REQUEST_ID, value);
@@ -62,7 +67,7 @@ pub async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Ne
     let status = response.status();
     app.metrics.http_requests.with_label_values(&[endpoint, method_label, status.as_str()]).inc();
     app.metrics.http_request_duration.with_label_values(&[endpoint, method_label]).observe(elapsed.as_secs_f64());
-    span.in_scope(|| log_line(endpoint, method_label, status, elapsed.as_secs_f64() * 1e3, error.as_ref()));
+    span.in_scope(|| log_line(endpoint, method_label, status, elapsed.as_micros() as f64 / 1e3, error.as_ref()));
     response
 }
 
@@ -108,11 +113,9 @@ pub async fn not_found(request: Request) -> Error {
 }
 
 /// The path is there, the method is not.
-pub async fn method_not_allowed(request: Request) -> Response {
+pub async fn method_not_allowed(request: Request) -> Error {
     let message = format!("{} is not offered at {}", request.method(), request.uri().path());
-    let mut response = Error::invalid_input(message).into_response();
-    *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
-    response
+    Error::new(ErrorCode::MethodNotAllowed, message)
 }
 
 /// A handler panicked: the client reads a plain 500, and the log has the panic's message.

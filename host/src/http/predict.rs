@@ -55,6 +55,7 @@ pub async fn predict(
     let _permit = app.admit_prediction()?;
     let use_cache = !asks_for_fresh(request.headers());
     let Parsed { model, payload } = parse(&app, request).await?;
+    tracing::Span::current().record("model", model.id()).record("version", model.version());
     let prediction = predict::predict(&app, &model, payload, use_cache).await?;
     wrap(&model, &prediction, &id, started)
 }

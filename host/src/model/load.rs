@@ -86,6 +86,8 @@ impl Models {
     /// # Errors
     /// A name, file or label file that is not one; a version that exists.
     pub async fn add(&self, new: NewModel) -> Result<Arc<ModelVersion>> {
+        // The id becomes a path in the store.
+        check_name("id", &new.id)?;
         let config = self.repository.config(&new.id).await?;
         self.add_with(new, &config.pipeline).await
     }

@@ -1,0 +1,14 @@
+//! The host's integration tests, one binary: real models, real components, real sockets.
+#![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
+
+mod cache;
+mod images;
+mod invariants;
+mod models;
+mod onnx_file;
+mod operation;
+mod pictures;
+mod predict;
+mod process;
+mod sandbox;
+mod support;

@@ -1,0 +1,111 @@
+//! ONNX files made in the test, field by field, where no exporter's file shows the case.
+//! Field numbers: `onnx.proto`.
+
+/// A protobuf message under construction.
+#[derive(Default, Clone)]
+pub struct Message(Vec<u8>);
+
+impl Message {
+    pub fn varint(mut self, field: u64, value: u64) -> Message {
+        self.push(field << 3);
+        self.push(value);
+        self
+    }
+
+    pub fn bytes(mut self, field: u64, value: impl AsRef<[u8]>) -> Message {
+        let value = value.as_ref();
+        self.push(field << 3 | 2);
+        self.push(value.len() as u64);
+        self.0.extend_from_slice(value);
+        self
+    }
+
+    pub fn message(self, field: u64, value: Message) -> Message {
+        self.bytes(field, value.0)
+    }
+
+    pub fn finish(self) -> Vec<u8> {
+        self.0
+    }
+
+    fn push(&mut self, mut value: u64) {
+        while value >= 0x80 {
+            self.0.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        self.0.push(value as u8);
+    }
+}
+
+/// A graph's input or output; an axis of -1 has any size.
+pub fn value(name: &str, datatype: i32, shape: &[i64]) -> Message {
+    let dims = shape.iter().fold(Message::default(), |dims, &size| {
+        let dim = Message::default();
+        dims.message(1, if size < 0 { dim.bytes(2, "n") } else { dim.varint(1, size as u64) })
+    });
+    let tensor = Message::default().varint(1, datatype as u64).message(2, dims);
+    Message::default().bytes(1, name).message(2, Message::default().message(1, tensor))
+}
+
+pub fn node(operator: &str, inputs: &[&str], outputs: &[&str]) -> Message {
+    let node = inputs.iter().fold(Message::default(), |node, input| node.bytes(1, input));
+    outputs.iter().fold(node, |node, output| node.bytes(2, output)).bytes(4, operator)
+}
+
+/// An integer list attribute (`AttributeProto.INTS`).
+pub fn ints(name: &str, values: &[i64]) -> Message {
+    let attribute =
+        values.iter().fold(Message::default().bytes(1, name), |attribute, &value| attribute.varint(8, value as u64));
+    attribute.varint(20, 7)
+}
+
+/// An integer attribute (`AttributeProto.INT`).
+pub fn int(name: &str, value: i64) -> Message {
+    Message::default().bytes(1, name).varint(3, value as u64).varint(20, 2)
+}
+
+/// A float32 weight.
+pub fn weight(name: &str, shape: &[i64], values: &[f32]) -> Message {
+    let tensor = shape.iter().fold(Message::default(), |tensor, &size| tensor.varint(1, size as u64));
+    let data: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    tensor.varint(2, 1).bytes(8, name).bytes(9, data)
+}
+
+/// A model of IR 8, opset 17.
+pub fn model(nodes: Vec<Message>, weights: Vec<Message>, inputs: Vec<Message>, outputs: Vec<Message>) -> Vec<u8> {
+    let graph = nodes.into_iter().fold(Message::default(), |graph, node| graph.message(1, node)).bytes(2, "test");
+    let graph = weights.into_iter().fold(graph, |graph, weight| graph.message(5, weight));
+    let graph = inputs.into_iter().fold(graph, |graph, input| graph.message(11, input));
+    let graph = outputs.into_iter().fold(graph, |graph, output| graph.message(12, output));
+    Message::default().varint(1, 8).message(7, graph).message(8, Message::default().varint(2, 17)).finish()
+}
+
+/// A model that returns what it is given: `x` to `y`.
+pub fn identity(datatype: i32, shape: &[i64]) -> Vec<u8> {
+    let node = node("Identity", &["x"], &["y"]);
+    model(vec![node], vec![], vec![value("x", datatype, shape)], vec![value("y", datatype, shape)])
+}
+
+/// `sum` of `left` and `right`, float32 of any length.
+pub fn add() -> Vec<u8> {
+    let inputs = vec![value("left", 1, &[-1]), value("right", 1, &[-1])];
+    model(vec![node("Add", &["left", "right"], &["sum"])], vec![], inputs, vec![value("sum", 1, &[-1])])
+}
+
+/// An image classifier in the form of efficientnet-lite4: `images:0` [1,224,224,3], `Softmax:0` [1,1000]. Its class
+/// follows from the mean of each colour: red makes 1, green 2, blue 3.
+pub fn nhwc_classifier(datatype: i32) -> Vec<u8> {
+    let mut weights = vec![0.0; 3 * 1000];
+    for colour in 0..3 {
+        weights[colour * 1000 + colour + 1] = 10.0;
+    }
+    // ONNX number 1 is float, and `to` of Cast takes it.
+    let nodes = vec![
+        node("Cast", &["images:0"], &["pixels"]).message(5, int("to", 1)),
+        node("ReduceMean", &["pixels"], &["means"]).message(5, ints("axes", &[1, 2])).message(5, int("keepdims", 0)),
+        node("MatMul", &["means", "weights"], &["logits"]),
+        node("Softmax", &["logits"], &["Softmax:0"]),
+    ];
+    let inputs = vec![value("images:0", datatype, &[1, 224, 224, 3])];
+    model(nodes, vec![weight("weights", &[3, 1000], &weights)], inputs, vec![value("Softmax:0", 1, &[1, 1000])])
+}

@@ -1,0 +1,224 @@
+//! The real binary as a process: its log, its signals, its environment, and what kill -9 leaves.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::pictures::Pictures;
+use crate::support::{bundle, iris, store_with_iris};
+
+struct Process {
+    child: Child,
+    lines: Receiver<String>,
+    address: String,
+    /// Lines read so far.
+    log: Vec<Value>,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+impl Process {
+    fn start(store: &Path, options: &[&str], environment: &[(&str, &str)], folder: &Path) -> Process {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_model-nexus"));
+        command.args(["serve", "--store", store.to_str().unwrap(), "--instances", "1"]).args(options);
+        command.current_dir(folder).env_remove("NEXUS_BUNDLE").stdout(Stdio::piped());
+        if environment.iter().any(|(name, _)| *name == "ONNX_LIBRARY_PATH") {
+            command.env_remove("ORT_DYLIB_PATH");
+        }
+        command.envs(environment.iter().copied());
+        let mut child = command.spawn().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let (sender, lines) = channel();
+        std::thread::spawn(move || stdout.lines().map_while(Result::ok).for_each(|line| drop(sender.send(line))));
+        let mut process = Process { child, lines, address: String::new(), log: Vec::new() };
+        let line = process.wait_for("listening");
+        process.address = line["address"].as_str().unwrap().to_owned();
+        process
+    }
+
+    /// The first line with that message, from now on.
+    fn wait_for(&mut self, message: &str) -> Value {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let line =
+                self.lines.recv_timeout(left).unwrap_or_else(|_| panic!("no line {message:?} in {:?}", self.log));
+            let line: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("not JSON: {line}"));
+            self.log.push(line.clone());
+            if line["message"] == message {
+                return line;
+            }
+        }
+    }
+
+    fn terminate(&self) {
+        let killed = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        assert!(killed.success());
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+}
+
+fn client() -> reqwest::Client {
+    reqwest::Client::builder().no_proxy().build().unwrap()
+}
+
+#[tokio::test]
+async fn every_line_of_a_request_is_json_with_its_id() {
+    let store = store_with_iris();
+    let mut process = Process::start(store.path(), &["--listen", "127.0.0.1:0"], &[], store.path());
+    let body = json!({ "model_id": "iris", "features": [1, 2, 3, 4] });
+    let request = client().post(process.url("/predict")).header("x-request-id", "req-7").json(&body);
+    assert_eq!(request.send().await.unwrap().status(), 200);
+    let line = process.wait_for("request");
+    for (field, value) in [
+        ("request_id", json!("req-7")),
+        ("endpoint", json!("/predict")),
+        ("status", json!(200)),
+        ("model", json!("iris")),
+        ("version", json!("1")),
+        ("level", json!("INFO")),
+    ] {
+        assert_eq!(line[field], value, "{line}");
+    }
+}
+
+#[tokio::test]
+async fn sigterm_lets_the_running_request_end_and_exits_with_0() {
+    let pictures = Pictures::serve().await;
+    let store = tempfile::tempdir().unwrap();
+    let options = ["--listen", "127.0.0.1:0", "--bundle", &bundle(), "--allow-host", &pictures.address];
+    let mut process = Process::start(store.path(), &options, &[], store.path());
+    let body = json!({ "image_url": pictures.url("slow.jpg") });
+    let running = tokio::spawn(client().post(process.url("/predict")).json(&body).send());
+    while pictures.count() == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    process.terminate();
+    let response = running.await.unwrap().unwrap();
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.json::<Value>().await.unwrap()["predicted_label"], "tiger cat");
+    assert_eq!(process.child.wait().unwrap().code(), Some(0));
+    process.wait_for("drained: every request ended");
+}
+
+#[tokio::test]
+async fn a_request_longer_than_the_drain_timeout_is_cut_off_and_the_exit_is_0_all_the_same() {
+    let store = store_with_iris();
+    let options = ["--listen", "127.0.0.1:0", "--drain-timeout", "300ms"];
+    let mut process = Process::start(store.path(), &options, &[], store.path());
+    let mut stream = TcpStream::connect(&process.address).unwrap();
+    stream.write_all(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{").unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    process.terminate();
+    assert_eq!(process.child.wait().unwrap().code(), Some(0));
+    process.wait_for("drain timeout: requests still running are cut off (--drain-timeout)");
+}
+
+#[tokio::test]
+async fn port_and_library_come_from_the_environment_and_a_dotenv_file() {
+    let store = store_with_iris();
+    // Free when asked, and nobody else takes it in the meantime but by bad luck.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    std::fs::write(store.path().join(".env"), format!("PORT={port}\nNEXUS_QUEUE_CAPACITY=7\n")).unwrap();
+    let library = std::env::var("ORT_DYLIB_PATH").unwrap();
+    let process = Process::start(store.path(), &[], &[("ONNX_LIBRARY_PATH", &library)], store.path());
+    assert_eq!(process.address, format!("0.0.0.0:{port}"));
+    let health = Command::new(env!("CARGO_BIN_EXE_model-nexus")).arg("health").env("PORT", port.to_string()).output();
+    let health = health.unwrap();
+    assert!(health.status.success(), "{health:?}");
+    assert!(String::from_utf8_lossy(&health.stdout).contains("healthy"));
+}
+
+#[test]
+fn what_keeps_the_host_from_starting_is_said_with_what_mends_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str], library: Option<&str>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_model-nexus"));
+        command.arg("serve").args(arguments).current_dir(folder.path()).env_remove("ORT_DYLIB_PATH");
+        if let Some(library) = library {
+            command.env("ORT_DYLIB_PATH", library);
+        }
+        let output = command.env_remove("ONNX_LIBRARY_PATH").env_remove("NEXUS_BUNDLE").output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let library = std::env::var("ORT_DYLIB_PATH").unwrap();
+    for (arguments, library, code, expected) in [
+        (&["--instances", "none"][..], Some(library.as_str()), 2, "--instances"),
+        (&["--allow-host", "a b"], Some(&library), 2, "--allow-host"),
+        (&["--store", "ftp://x/y"], Some(&library), 1, "ftp://x/y"),
+        (&[], Some("/nowhere/libonnxruntime.so"), 1, "/nowhere/libonnxruntime.so"),
+        (&[], None, 1, "ORT_DYLIB_PATH"),
+        (&["--listen", "192.0.2.1:80"], Some(&library), 1, "--listen"),
+    ] {
+        let (actual, message) = run(arguments, library);
+        assert_eq!(actual, Some(code), "{arguments:?}: {message}");
+        assert!(message.contains(expected), "{arguments:?}: {message}");
+    }
+}
+
+#[tokio::test]
+async fn kill_9_amid_uploads_leaves_no_half_model() {
+    let store = store_with_iris();
+    let mut acknowledged = Vec::new();
+    for round in 0..4u64 {
+        let mut process = Process::start(store.path(), &["--listen", "127.0.0.1:0"], &[], store.path());
+        // One upload that is only half sent, and others that end while the process dies.
+        let mut half = TcpStream::connect(&process.address).unwrap();
+        half.write_all(b"POST /models/upload HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n").unwrap();
+        half.write_all(b"content-type: multipart/form-data; boundary=b\r\n\r\n--b\r\n").unwrap();
+        half.write_all(b"content-disposition: form-data; name=\"file\"; filename=\"m.onnx\"\r\n\r\n").unwrap();
+        half.write_all(&iris()[..300]).unwrap();
+        let uploads: Vec<_> = (0..8)
+            .map(|index| {
+                let id = format!("killed-{round}-{index}");
+                let url = process.url("/models/upload");
+                tokio::spawn(async move {
+                    let form = reqwest::multipart::Form::new()
+                        .part("file", reqwest::multipart::Part::bytes(iris()).file_name("m.onnx"))
+                        .text("id", id.clone())
+                        .text("name", "n")
+                        .text("version", "1");
+                    let sent = client().post(url).multipart(form).send().await;
+                    (id, sent.is_ok_and(|response| response.status() == 201))
+                })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_millis(3 + round * 7)).await;
+        process.child.kill().unwrap();
+        process.child.wait().unwrap();
+        for upload in uploads {
+            let (id, created) = upload.await.unwrap();
+            if created {
+                acknowledged.push(id);
+            }
+        }
+        let mut rest = Vec::new();
+        half.read_to_end(&mut rest).ok();
+    }
+    let process = Process::start(store.path(), &["--listen", "127.0.0.1:0"], &[], store.path());
+    let health: Value = client().get(process.url("/health")).send().await.unwrap().json().await.unwrap();
+    assert_eq!(health["skipped"], json!([]), "a half model was left");
+    let listed: Value = client().get(process.url("/models")).send().await.unwrap().json().await.unwrap();
+    let listed: Vec<_> =
+        listed["models"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap()).collect();
+    for id in &acknowledged {
+        assert!(listed.contains(&id.as_str()), "{id} was acknowledged and is gone");
+    }
+    for id in listed {
+        let body = json!({ "model_id": id, "features": [1, 2, 3, 4] });
+        assert_eq!(client().post(process.url("/predict")).json(&body).send().await.unwrap().status(), 200, "{id}");
+    }
+}

@@ -1,0 +1,98 @@
+//! Plugins that misbehave, seen from a client: an answer in bounded time, and a host that serves on.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::{Host, error_message, store_with_iris, test_plugin};
+
+/// A host whose model `hostile` is iris behind the hostile plugin, told what to do.
+async fn hostile(act: &str, stage: &str) -> (Host, tempfile::TempDir) {
+    let store = store_with_iris();
+    let plugin = store.path().join("plugins/hostile/0.1.0");
+    std::fs::create_dir_all(&plugin).unwrap();
+    std::fs::copy(test_plugin("hostile"), plugin.join("plugin.wasm")).unwrap();
+    let model = store.path().join("models/hostile/1");
+    std::fs::create_dir_all(&model).unwrap();
+    std::fs::copy(store.path().join("models/iris/1/model.onnx"), model.join("model.onnx")).unwrap();
+    let stage_binding = format!("plugin = \"hostile@0.1.0\"\nconfig = {{ do = \"{act}\", stage = \"{stage}\" }}\n");
+    let config = format!("[pipeline.preprocess]\n{stage_binding}[pipeline.postprocess]\n{stage_binding}");
+    std::fs::write(store.path().join("models/hostile/model.toml"), config).unwrap();
+    let limits = ["--plugin-cpu-time", "500ms", "--plugin-wall-time", "2s", "--plugin-memory-bytes", "32MiB", "--plugin-output-bytes", "1MiB"];
+    (Host::start(store.path(), &limits).await, store)
+}
+
+async fn ask(host: &Host) -> (u16, Value) {
+    host.predict(json!({ "model_id": "hostile", "x": [5.1, 3.5, 1.4, 0.2] })).await
+}
+
+#[tokio::test]
+async fn a_proper_plugin_serves_and_no_state_outlives_a_request() {
+    let (host, _store) = hostile("ok", "preprocess").await;
+    for _ in 0..3 {
+        let request = host.client.post(format!("{}/predict", host.url)).header("cache-control", "no-cache");
+        let request = request.json(&json!({ "model_id": "hostile", "x": [5.1, 3.5, 1.4, 0.2] }));
+        let answer: Value = request.send().await.unwrap().json().await.unwrap();
+        assert_eq!((&answer["ok"], &answer["state"]), (&json!(true), &json!(1)), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_plugin_that_misbehaves_is_502_in_bounded_time_and_the_host_serves_on() {
+    for (act, expected) in [
+        ("loop", "--plugin-cpu-time"),
+        ("memory", "--plugin-memory-bytes"),
+        ("recurse", "stack"),
+        ("trap", "trap"),
+        ("panic", "hostile panic 42"),
+        ("sleep", "--plugin-wall-time"),
+        ("plugin-error", "hostile plugin error 42"),
+        ("wrong-name", "has no input"),
+        ("wrong-datatype", "expected FP32[·,4], got"),
+        ("bad-shape", "preprocess"),
+        ("overflow-shape", "preprocess"),
+    ] {
+        let (host, _store) = hostile(act, "preprocess").await;
+        let started = Instant::now();
+        let (status, answer) = ask(&host).await;
+        assert!(started.elapsed() < Duration::from_secs(10), "{act} took {:?}", started.elapsed());
+        assert_eq!((status, &answer["code"]), (502, &json!("plugin_failed")), "{act}: {answer}");
+        let message = error_message(&answer);
+        assert!(message.contains(expected) && message.contains("hostile@0.1.0"), "{act}: {message}");
+        host.assert_serves().await;
+        let failures = host.metric(r#"nexus_plugin_failures_total{plugin="hostile@0.1.0",stage="preprocess"}"#).await;
+        if expected != "has no input" && !expected.starts_with("expected FP32") {
+            assert_eq!(failures, Some(1.0), "{act}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_input_the_plugin_refuses_is_the_clients_fault() {
+    let (host, _store) = hostile("invalid-input", "preprocess").await;
+    let (status, answer) = ask(&host).await;
+    assert_eq!(status, 400, "{answer}");
+    assert!(error_message(&answer).contains("hostile invalid input 42"), "{answer}");
+}
+
+#[tokio::test]
+async fn postprocess_is_held_to_the_same_limits() {
+    for (act, expected) in [("loop", "--plugin-cpu-time"), ("trap", "trap"), ("huge-output", "--plugin-output-bytes")] {
+        let (host, _store) = hostile(act, "postprocess").await;
+        let (status, answer) = ask(&host).await;
+        assert_eq!(status, 502, "{act}: {answer}");
+        let message = error_message(&answer);
+        assert!(message.contains("postprocess") && message.contains(expected), "{act}: {message}");
+        host.assert_serves().await;
+    }
+}
+
+#[tokio::test]
+async fn a_plugin_that_cannot_start_keeps_its_model_from_serving_and_nothing_else() {
+    let (host, _store) = hostile("trap", "init").await;
+    host.assert_serves().await;
+    assert_eq!(ask(&host).await.0, 404);
+    let health: Value = host.get("/health").await.json().await.unwrap();
+    assert_eq!(health["skipped"][0]["id"], "hostile");
+    assert!(health["skipped"][0]["reason"].as_str().unwrap().contains("init"), "{health}");
+}
