@@ -56,7 +56,12 @@ impl Bench {
         row("bare axum JSON echo, 16 connections", baseline.per_second, None, Some(&baseline));
         let host = Server::host();
         let measured = self.measure(&host, fresh("/predict", "application/json", body.as_bytes()), 16);
-        row("iris: POST /predict, 16 connections / echo", measured.per_second, Some(baseline.per_second), Some(&measured));
+        row(
+            "iris: POST /predict, 16 connections / echo",
+            measured.per_second,
+            Some(baseline.per_second),
+            Some(&measured),
+        );
         let cached = self.measure(&host, post("/predict", "application/json", body.as_bytes()), 16);
         row("iris: the same from the cache / echo", cached.per_second, Some(baseline.per_second), Some(&cached));
         let alone = self.measure(&host, fresh("/predict", "application/json", body.as_bytes()), 1);
@@ -76,7 +81,8 @@ impl Bench {
         let in_process = self.in_process("efficientnet-lite0", &[1, 3, 224, 224]);
         row("efficientnet int8: in-process loop, one session a core", in_process, None, None);
         let host = Server::host();
-        let numbers: Vec<String> = (0..3 * 224 * 224).map(|index| format!("{:.6}", (index % 255) as f32 / 128.0 - 1.0)).collect();
+        let numbers: Vec<String> =
+            (0..3 * 224 * 224).map(|index| format!("{:.6}", (index % 255) as f32 / 128.0 - 1.0)).collect();
         let tensor = format!(r#"{{"model_id":"efficientnet-lite0","features":[{}]}}"#, numbers.join(","));
         let measured = self.measure(&host, fresh("/predict", "application/json", tensor.as_bytes()), 8);
         let title = format!("efficientnet: JSON tensor of {:.1} MB, 8 connections / loop", tensor.len() as f64 / 1e6);
@@ -95,7 +101,8 @@ impl Bench {
         let file = self.models.join(model).join("1/model.onnx");
         let values = vec![0.5f32; shape.iter().product()];
         let runs: Vec<_> = thread::scope(|scope| {
-            let threads: Vec<_> = (0..self.cores).map(|_| scope.spawn(|| self.loop_alone(&file, shape, &values))).collect();
+            let threads: Vec<_> =
+                (0..self.cores).map(|_| scope.spawn(|| self.loop_alone(&file, shape, &values))).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
         runs.iter().sum::<usize>() as f64 / self.duration.as_secs_f64()

@@ -93,12 +93,17 @@ async fn body_of(app: &App, body: Body) -> Result<Bytes> {
 }
 
 fn parse_json(app: &App, body: Bytes) -> Result<Parsed> {
-    let parsed: PredictBody<'_> = serde_json::from_slice(&body).map_err(|error| {
+    let not_a_request = |problem: &dyn std::fmt::Display| {
         Error::invalid_input(format!(
-            "the body is not a prediction request: {error}; expected JSON such as \
+            "the body is not a prediction request: {problem}; expected JSON such as \
              {{\"model_id\": \"iris\", \"features\": [5.1, 3.5, 1.4, 0.2]}} or {{\"image_url\": \"https://…\"}}"
         ))
-    })?;
+    };
+    // Serde would take a list for the struct's fields in order.
+    if body.trim_ascii_start().first() == Some(&b'[') {
+        return Err(not_a_request(&"it is a list"));
+    }
+    let parsed: PredictBody<'_> = serde_json::from_slice(&body).map_err(|error| not_a_request(&error))?;
     let model = match (&parsed.model_id, &parsed.image_url) {
         (Some(id), _) => app.models.registry.get(id, parsed.version.as_deref())?,
         (None, Some(_)) => default_image_model(app, parsed.version.as_deref())?,

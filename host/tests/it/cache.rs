@@ -75,7 +75,7 @@ async fn a_new_version_never_serves_an_old_answer() {
 async fn equal_requests_at_once_are_computed_once() {
     let pictures = Pictures::serve().await;
     let store = tempfile::tempdir().unwrap();
-    let options = ["--bundle", &bundle(), "--allow-host", &pictures.address, "--instances", "1"];
+    let options = ["--bundle", &bundle(), "--allow-host", &pictures.address];
     let host = Arc::new(Host::start(store.path(), &options).await);
     let body = json!({ "image_url": pictures.url("slow.jpg") });
     let requests: Vec<_> = (0..8)

@@ -14,9 +14,7 @@ use crate::support::{Host, answer, bundle, error_message, fixture, repository_ro
 async fn host_and_pictures() -> (Host, Pictures, tempfile::TempDir) {
     let pictures = Pictures::serve().await;
     let store = tempfile::tempdir().unwrap();
-    let host =
-        Host::start(store.path(), &["--bundle", &bundle(), "--allow-host", &pictures.address, "--instances", "1"])
-            .await;
+    let host = Host::start(store.path(), &["--bundle", &bundle(), "--allow-host", &pictures.address]).await;
     (host, pictures, store)
 }
 
@@ -74,7 +72,7 @@ async fn a_picture_comes_as_a_file_as_the_body_or_as_a_data_url() {
 async fn a_private_address_that_was_not_granted_is_403_and_names_the_option() {
     let pictures = Pictures::serve().await;
     let store = tempfile::tempdir().unwrap();
-    let host = Host::start(store.path(), &["--bundle", &bundle(), "--instances", "1"]).await;
+    let host = Host::start(store.path(), &["--bundle", &bundle()]).await;
     let (status, answer) = host.predict(json!({ "image_url": pictures.url("cat.jpg") })).await;
     assert_eq!((status, &answer["code"]), (403, &json!("forbidden")), "{answer}");
     assert!(error_message(&answer).contains(&format!("--allow-host {}", pictures.address)), "{answer}");
@@ -158,7 +156,7 @@ async fn an_uploaded_image_model_is_the_default_from_then_on_restarts_included()
         }
     }
     drop(host);
-    let host = Host::start(store.path(), &["--instances", "1"]).await;
+    let host = Host::start(store.path(), &[]).await;
     let answer = classify(&host, plain_png([0, 0, 255])).await;
     assert_eq!((&answer["predicted_label"], &answer["version"]), (&json!("blue"), &json!("2")), "{answer}");
 }

@@ -77,7 +77,7 @@ async fn metrics_keep_their_names_and_bounded_labels() {
         (r#"http_requests_total{endpoint="/predict",method="other",status="405"}"#, 1.0),
         (r#"http_requests_total{endpoint="unmatched",method="GET",status="404"}"#, 2.0),
         (r#"http_request_duration_seconds_count{endpoint="/predict",method="POST"}"#, 2.0),
-        (r#"model_predictions_total{model="iris",version="1",status="ok"}"#, 1.0),
+        (r#"model_predictions_total{model="iris",status="ok",version="1"}"#, 1.0),
         (r#"model_inference_duration_seconds_count{model="iris",version="1"}"#, 1.0),
         ("models_loaded", 1.0),
     ] {

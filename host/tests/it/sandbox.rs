@@ -15,10 +15,20 @@ async fn hostile(act: &str, stage: &str) -> (Host, tempfile::TempDir) {
     let model = store.path().join("models/hostile/1");
     std::fs::create_dir_all(&model).unwrap();
     std::fs::copy(store.path().join("models/iris/1/model.onnx"), model.join("model.onnx")).unwrap();
-    let stage_binding = format!("plugin = \"hostile@0.1.0\"\nconfig = {{ do = \"{act}\", stage = \"{stage}\" }}\n");
+    let stage_binding =
+        format!("plugin = \"hostile@0.1.0\"\nconfig = {{ do = \"{act}\", stage = \"{stage}\", count = 4194304 }}\n");
     let config = format!("[pipeline.preprocess]\n{stage_binding}[pipeline.postprocess]\n{stage_binding}");
     std::fs::write(store.path().join("models/hostile/model.toml"), config).unwrap();
-    let limits = ["--plugin-cpu-time", "500ms", "--plugin-wall-time", "2s", "--plugin-memory-bytes", "32MiB", "--plugin-output-bytes", "1MiB"];
+    let limits = [
+        "--plugin-cpu-time",
+        "500ms",
+        "--plugin-wall-time",
+        "2s",
+        "--plugin-memory-bytes",
+        "32MiB",
+        "--plugin-output-bytes",
+        "1MiB",
+    ];
     (Host::start(store.path(), &limits).await, store)
 }
 

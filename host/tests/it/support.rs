@@ -67,7 +67,7 @@ impl Host {
     /// A host on that store, with more options of `model-nexus serve`.
     pub async fn start(store: &Path, options: &[&str]) -> Host {
         let store = store.to_str().unwrap();
-        let fixed = ["model-nexus", "serve", "--store", store, "--listen", "127.0.0.1:0", "--instances", "2"];
+        let fixed = ["model-nexus", "serve", "--store", store, "--listen", "127.0.0.1:0", "--instances", "1"];
         let Command::Serve(mut config) = Cli::try_parse_from(fixed.iter().chain(options)).unwrap().command else {
             unreachable!()
         };

@@ -38,7 +38,7 @@ impl Target {
             several => several
                 .iter()
                 .find(|input| input.shape.len() == 4)
-                .ok_or_else(|| Error::plugin("the model has no input with four axes, as images need"))?,
+                .ok_or_else(|| Error::invalid_input("the model has no input with four axes, as images need"))?,
         };
         let shape: [i64; 4] = input.shape.as_slice().try_into().map_err(|_| unfit(input, "it has not four axes"))?;
         if shape[0] > 1 {
@@ -163,7 +163,7 @@ fn side(input: &TensorSpec, name: &str, declared: i64, configured: Option<u32>) 
 
 fn unfit(input: &TensorSpec, reason: &str) -> Error {
     let TensorSpec { name, datatype, shape } = input;
-    Error::plugin(format!("input `{name}` {datatype} {shape:?} does not take an image: {reason}"))
+    Error::invalid_input(format!("input `{name}` {datatype} {shape:?} does not take an image: {reason}"))
 }
 
 #[cfg(test)]
