@@ -37,7 +37,11 @@ impl App {
         let metrics = Metrics::new().map_err(|error| fatal(error.to_string()))?;
         let store = Store::open(&config.store, object_store_options()).map_err(|error| fatal(error.to_string()))?;
         let egress = EgressPolicy::new(config.allow_hosts.clone());
-        let plugins = Plugins::new(PluginHost::new(config.plugin.limits(), egress)?, store.clone());
+        let plugins = Plugins::new(
+            PluginHost::new(config.plugin.limits(), egress)?,
+            store.clone(),
+            config.plugin.max_plugin_bytes.as_u64(),
+        );
         if let Some(bundle) = &config.bundle {
             plugins.import(&bundle.join("plugins")).await?;
         }

@@ -137,6 +137,10 @@ pub struct LimitsConfig {
     #[arg(long, env = "NEXUS_MAX_BODY_BYTES", default_value = "32MiB", value_name = "BYTES")]
     pub max_body_bytes: ByteSize,
 
+    /// Time a client may pause amid sending a body; past it the answer is 408.
+    #[arg(long, env = "NEXUS_BODY_IDLE_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration)]
+    pub body_idle_timeout: Duration,
+
     /// Size of an uploaded model.
     #[arg(long, env = "NEXUS_MAX_UPLOAD_BYTES", default_value = "4GiB", value_name = "BYTES")]
     pub max_upload_bytes: ByteSize,
@@ -177,6 +181,10 @@ pub struct PluginConfig {
     #[arg(long, env = "NEXUS_PLUGIN_INSTANCES", default_value_t = 64, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub plugin_instances: u32,
 
+    /// Time a request waits for a plugin instance; past it the answer is 503.
+    #[arg(long, env = "NEXUS_PLUGIN_INSTANCE_WAIT", default_value = "1s", value_parser = humantime::parse_duration)]
+    pub plugin_instance_wait: Duration,
+
     /// Processor time of one plugin instance.
     #[arg(long, env = "NEXUS_PLUGIN_CPU_TIME", default_value = "10s", value_parser = humantime::parse_duration)]
     pub plugin_cpu_time: Duration,
@@ -184,6 +192,18 @@ pub struct PluginConfig {
     /// Time one plugin stage may take, waiting included.
     #[arg(long, env = "NEXUS_PLUGIN_WALL_TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     pub plugin_wall_time: Duration,
+
+    /// Stack of one plugin instance.
+    #[arg(long, env = "NEXUS_PLUGIN_STACK_BYTES", default_value = "1MiB", value_name = "BYTES")]
+    pub plugin_stack_bytes: ByteSize,
+
+    /// Lines one plugin instance may log.
+    #[arg(long, env = "NEXUS_PLUGIN_LOG_LINES", default_value_t = 100, value_name = "N")]
+    pub plugin_log_lines: usize,
+
+    /// Length of one log line of a plugin; what is longer is cut.
+    #[arg(long, env = "NEXUS_PLUGIN_LOG_LINE_BYTES", default_value = "4KiB", value_name = "BYTES")]
+    pub plugin_log_line_bytes: ByteSize,
 
     /// Bytes one plugin stage may return.
     #[arg(long, env = "NEXUS_PLUGIN_OUTPUT_BYTES", default_value = "64MiB", value_name = "BYTES")]
@@ -196,6 +216,18 @@ pub struct PluginConfig {
     /// Time one fetch of a plugin may take, from connecting to the body's last byte.
     #[arg(long, env = "NEXUS_PLUGIN_FETCH_TIME", default_value = "10s", value_parser = humantime::parse_duration)]
     pub plugin_fetch_time: Duration,
+
+    /// HTTP requests one plugin instance may send.
+    #[arg(long, env = "NEXUS_PLUGIN_FETCHES", default_value_t = 32, value_name = "N")]
+    pub plugin_fetches: usize,
+
+    /// Time that compiling one plugin may take.
+    #[arg(long, env = "NEXUS_PLUGIN_COMPILE_TIME", default_value = "2m", value_parser = humantime::parse_duration)]
+    pub plugin_compile_time: Duration,
+
+    /// Size of one plugin's component.
+    #[arg(long, env = "NEXUS_MAX_PLUGIN_BYTES", default_value = "64MiB", value_name = "BYTES")]
+    pub max_plugin_bytes: ByteSize,
 }
 
 impl Cli {
@@ -247,7 +279,12 @@ impl PluginConfig {
             output_bytes: to_usize(self.plugin_output_bytes),
             fetch_bytes: to_usize(self.plugin_fetch_bytes),
             fetch_time: self.plugin_fetch_time,
-            ..PluginLimits::default()
+            fetches: self.plugin_fetches,
+            instance_wait: self.plugin_instance_wait,
+            stack_bytes: to_usize(self.plugin_stack_bytes),
+            log_lines: self.plugin_log_lines,
+            log_line_bytes: to_usize(self.plugin_log_line_bytes),
+            compile_time: self.plugin_compile_time,
         }
     }
 }

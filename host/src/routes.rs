@@ -9,6 +9,7 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::timeout::RequestBodyTimeoutLayer;
 
 use crate::app::App;
 use crate::error::{Error, ErrorCode, Result};
@@ -35,6 +36,8 @@ pub fn router(app: Arc<App>) -> Result<Router> {
         .method_not_allowed_fallback(http::method_not_allowed)
         // Handlers cap their bodies themselves, each by its own option.
         .layer(DefaultBodyLimit::disable())
+        // A client that stops sending does not hold its place for ever.
+        .layer(RequestBodyTimeoutLayer::new(app.config.limits.body_idle_timeout))
         .layer(CatchPanicLayer::custom(http::panicked))
         .layer(cors)
         // Outermost: what answers below, a refused method or a panic too, is counted, logged and gets its request id.

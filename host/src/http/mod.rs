@@ -131,14 +131,29 @@ pub fn panicked(panic: Box<dyn std::any::Any + Send + 'static>) -> Response {
 /// The body is larger, or the client stopped sending.
 pub async fn read_body(body: axum::body::Body, limit: usize, option: &str) -> Result<bytes::Bytes> {
     axum::body::to_bytes(body, limit).await.map_err(|error| {
-        let too_large =
-            std::error::Error::source(&error).is_some_and(|source| source.is::<http_body_util::LengthLimitError>());
-        if too_large {
+        if has_cause::<http_body_util::LengthLimitError>(&error) {
             Error::new(ErrorCode::TooLarge, format!("the body is larger than {limit} bytes ({option})"))
         } else {
-            Error::invalid_input(format!("the body ended early: {error}"))
+            body_error(&error)
         }
     })
+}
+
+/// A body that did not come to its end.
+pub fn body_error(error: &(dyn std::error::Error + 'static)) -> Error {
+    if has_cause::<tower_http::timeout::TimeoutError>(error) {
+        return Error::new(
+            ErrorCode::RequestTimeout,
+            "nothing more of the body came for as long as a client may pause (--body-idle-timeout)",
+        );
+    }
+    let causes: Vec<String> =
+        std::iter::successors(Some(error), |&error| error.source()).map(ToString::to_string).collect();
+    Error::invalid_input(format!("the body is not readable: {}", causes.join(": ")))
+}
+
+fn has_cause<T: std::error::Error + 'static>(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |&error| error.source()).any(|cause| cause.is::<T>())
 }
 
 /// Marks answers that were in memory.

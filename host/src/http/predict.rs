@@ -16,7 +16,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::json::{OutputData, OutputJson, read_tensor};
-use super::{RequestId, cache_header, read_body};
+use super::{RequestId, body_error, cache_header, read_body};
 use crate::app::App;
 use crate::config::to_usize;
 use crate::error::{Error, ErrorCode, Result};
@@ -201,18 +201,17 @@ async fn parse_form(app: &App, request: Request) -> Result<Parsed> {
     let limit = to_usize(app.config.limits.max_body_bytes);
     let (parts, body) = request.into_parts();
     let body = Body::from(read_body(body, limit, "--max-body-bytes").await?);
-    let bad_form = |error: &dyn std::fmt::Display| Error::invalid_input(format!("the form is not readable: {error}"));
-    let mut form =
-        Multipart::from_request(Request::from_parts(parts, body), &()).await.map_err(|error| bad_form(&error))?;
+    let form = Multipart::from_request(Request::from_parts(parts, body), &()).await;
+    let mut form = form.map_err(|error| body_error(&error))?;
     let mut image = None;
     let mut parameters = Vec::new();
-    while let Some(field) = form.next_field().await.map_err(|error| bad_form(&error))? {
+    while let Some(field) = form.next_field().await.map_err(|error| body_error(&error))? {
         let name = field.name().unwrap_or_default().to_owned();
         if name == "image" {
             let content_type = field.content_type().unwrap_or("application/octet-stream").to_owned();
-            image = Some((content_type, field.bytes().await.map_err(|error| bad_form(&error))?));
+            image = Some((content_type, field.bytes().await.map_err(|error| body_error(&error))?));
         } else {
-            parameters.push((name, field.text().await.map_err(|error| bad_form(&error))?));
+            parameters.push((name, field.text().await.map_err(|error| body_error(&error))?));
         }
     }
     let (content_type, bytes) = image

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::multipart::{Field, MultipartError};
+use axum::extract::multipart::Field;
 use axum::extract::{FromRequest, Multipart, Request, State};
 use axum::http::StatusCode;
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use tempfile::TempPath;
 use tokio::io::AsyncWriteExt;
 
+use super::body_error;
 use super::models::describe;
 use crate::app::App;
 use crate::digest::hex;
@@ -103,7 +104,7 @@ async fn read_form(app: &App, request: Request, file_field: &str) -> Result<Uplo
         .await
         .map_err(|error| Error::invalid_input(format!("expected a multipart/form-data body: {error}")))?;
     let mut form = UploadForm { file: None, labels: None, texts: BTreeMap::new() };
-    while let Some(field) = multipart.next_field().await.map_err(|error| bad_form(&error))? {
+    while let Some(field) = multipart.next_field().await.map_err(|error| body_error(&error))? {
         let name = field.name().unwrap_or_default().to_owned();
         if name == file_field {
             form.file = Some(save(field, app.models.scratch(), limits.max_upload_bytes).await?);
@@ -120,10 +121,6 @@ async fn read_form(app: &App, request: Request, file_field: &str) -> Result<Uplo
     Ok(form)
 }
 
-fn bad_form(error: &MultipartError) -> Error {
-    Error::invalid_input(format!("the form is not readable: {}", error.body_text()))
-}
-
 async fn save(mut field: Field<'_>, scratch: &Path, limit: ByteSize) -> Result<UploadedFile> {
     let name = field.file_name().map(str::to_owned);
     let (file, path) =
@@ -131,7 +128,7 @@ async fn save(mut field: Field<'_>, scratch: &Path, limit: ByteSize) -> Result<U
     let mut file = tokio::fs::File::from_std(file);
     let mut hasher = Sha256::new();
     let mut size: u64 = 0;
-    while let Some(chunk) = field.chunk().await.map_err(|error| bad_form(&error))? {
+    while let Some(chunk) = field.chunk().await.map_err(|error| body_error(&error))? {
         size += chunk.len() as u64;
         if size > limit.as_u64() {
             return Err(too_large("the model", limit, "--max-upload-bytes"));
@@ -145,7 +142,7 @@ async fn save(mut field: Field<'_>, scratch: &Path, limit: ByteSize) -> Result<U
 
 async fn read_field(mut field: Field<'_>, limit: ByteSize, what: &str, option: &str) -> Result<Bytes> {
     let mut bytes = Vec::new();
-    while let Some(chunk) = field.chunk().await.map_err(|error| bad_form(&error))? {
+    while let Some(chunk) = field.chunk().await.map_err(|error| body_error(&error))? {
         if (bytes.len() + chunk.len()) as u64 > limit.as_u64() {
             return Err(too_large(what, limit, option));
         }

@@ -17,6 +17,8 @@ use crate::store::Store;
 pub struct Plugins {
     host: Arc<PluginHost>,
     store: Store,
+    /// Of one component, in bytes.
+    max_bytes: u64,
     loaded: Arc<RwLock<ByName>>,
 }
 
@@ -43,8 +45,8 @@ struct PluginInfo {
 }
 
 impl Plugins {
-    pub fn new(host: PluginHost, store: Store) -> Plugins {
-        Plugins { host: Arc::new(host), store, loaded: Arc::default() }
+    pub fn new(host: PluginHost, store: Store, max_bytes: u64) -> Plugins {
+        Plugins { host: Arc::new(host), store, max_bytes, loaded: Arc::default() }
     }
 
     /// Loads every plugin in the store. One that cannot be loaded is reported and skipped.
@@ -55,7 +57,12 @@ impl Plugins {
         for object in self.store.list("plugins").await.map_err(Error::internal)? {
             let parts: Vec<&str> = object.path.split('/').collect();
             let ["plugins", name, version, "plugin.wasm"] = parts[..] else { continue };
-            if let Err(error) = self.load(name, version, &object.path).await {
+            let loaded = if object.size > self.max_bytes {
+                Err(Error::invalid_input(format!("{} bytes are more than --max-plugin-bytes allows", object.size)))
+            } else {
+                self.load(name, version, &object.path).await
+            };
+            if let Err(error) = loaded {
                 tracing::error!(plugin = name, version, %error, "plugin skipped");
             }
         }

@@ -1,5 +1,6 @@
 //! Request ids, CORS, health, metrics.
 
+use futures_util::StreamExt;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -118,4 +119,16 @@ async fn the_page_is_served_under_a_strict_policy() {
     assert!(page.text().await.unwrap().contains("<title>"));
     assert_eq!(host.get("/ui/app.js").await.headers()["content-type"], "text/javascript; charset=utf-8");
     assert_eq!(host.get("/ui/style.css").await.headers()["content-type"], "text/css; charset=utf-8");
+}
+
+#[tokio::test]
+async fn a_client_that_stops_sending_is_let_go() {
+    let (host, _store) = Host::with_iris(&["--body-idle-timeout", "200ms", "--max-predictions", "1"]).await;
+    let endless =
+        futures_util::stream::once(async { Ok::<_, std::io::Error>("{") }).chain(futures_util::stream::pending());
+    let stalled = host.client.post(format!("{}/predict", host.url)).body(reqwest::Body::wrap_stream(endless));
+    let response = stalled.send().await.unwrap();
+    assert_eq!(response.status(), 408);
+    assert!(response.text().await.unwrap().contains("--body-idle-timeout"));
+    host.assert_serves().await;
 }
