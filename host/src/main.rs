@@ -31,7 +31,8 @@ fn run(cli: Cli) -> Result<(), String> {
 }
 
 async fn serve(config: Config) -> Result<(), String> {
-    telemetry::start(&config.log, config.log_format)?;
+    // Dropped last: what is still to be logged is written then.
+    let _log = telemetry::start(&config.log, config.log_format)?;
     let runtime = Runtime::load(config.onnxruntime_library())?;
     let app = App::start(config, runtime).await.map_err(|error| error.to_string())?;
     server::serve(Arc::new(app)).await.map_err(|error| error.to_string())

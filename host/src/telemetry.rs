@@ -1,10 +1,12 @@
 //! The log: one JSON object a line, the request's id in every line written on its behalf.
 
 use std::fmt;
+use std::io::{BufWriter, stdout};
 
-use serde_json::{Map, Value};
+use serde::Serialize;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::{JsonFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormattedFields};
@@ -12,21 +14,29 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::config::LogFormat;
 
-/// Starts the log, on standard output.
+/// Lines that may wait for whoever reads the log. It takes far more than that to be slower than the host for long; past
+/// it lines are dropped, for a log that nobody reads must not stop requests.
+const WAITING_LINES: usize = 65_536;
+
+/// Starts the log, on standard output. A thread of its own writes it, all lines that wait at once; dropping the guard
+/// writes what is left.
 ///
 /// # Errors
 /// A filter that cannot be read.
-pub fn start(filter: &str, format: LogFormat) -> Result<(), String> {
+pub fn start(filter: &str, format: LogFormat) -> Result<WorkerGuard, String> {
     let filter = EnvFilter::try_new(filter).map_err(|error| format!("--log {filter:?}: {error}"))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter);
+    let writer = NonBlockingBuilder::default().buffered_lines_limit(WAITING_LINES);
+    let (writer, guard) = writer.finish(BufWriter::with_capacity(64 << 10, stdout()));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     let started = match format {
         LogFormat::Json => builder.fmt_fields(JsonFields::new()).event_format(JsonLine).try_init(),
         LogFormat::Text => builder.try_init(),
     };
-    started.map_err(|error| error.to_string())
+    started.map_err(|error| error.to_string())?;
+    Ok(guard)
 }
 
-/// `{"timestamp","level","target","message","request_id",…}`: the fields of the event, and those of the spans around it.
+/// `{"timestamp","level","target","request_id",…,"message",…}`: the fields of the spans around the event, then its own.
 struct JsonLine;
 
 impl<S, N> FormatEvent<S, N> for JsonLine
@@ -35,42 +45,63 @@ where
     N: for<'writer> tracing_subscriber::fmt::FormatFields<'writer> + 'static,
 {
     fn format_event(&self, ctx: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        let mut line = Map::new();
         let now = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
-        line.insert("timestamp".to_owned(), now.into());
-        line.insert("level".to_owned(), event.metadata().level().as_str().into());
-        line.insert("target".to_owned(), event.metadata().target().into());
+        let mut line = Line(Vec::with_capacity(512));
+        line.entry("timestamp", &now);
+        line.entry("level", event.metadata().level().as_str());
+        line.entry("target", event.metadata().target());
         for span in ctx.event_scope().into_iter().flatten() {
-            let extensions = span.extensions();
-            let fields = extensions.get::<FormattedFields<N>>().map(|fields| fields.fields.as_str());
-            if let Some(Ok(Value::Object(fields))) = fields.map(serde_json::from_str) {
-                line.extend(fields);
+            // Written as a JSON object when the span began.
+            if let Some(fields) = span.extensions().get::<FormattedFields<N>>() {
+                line.entries(fields.fields.trim_start_matches('{').trim_end_matches('}'));
             }
         }
-        event.record(&mut JsonVisitor(&mut line));
-        writeln!(writer, "{}", Value::Object(line))
+        event.record(&mut line);
+        writeln!(writer, "{}}}", String::from_utf8_lossy(&line.0))
     }
 }
 
-struct JsonVisitor<'m>(&'m mut Map<String, Value>);
+/// A JSON object under construction, without its closing brace.
+struct Line(Vec<u8>);
 
-impl Visit for JsonVisitor<'_> {
+impl Line {
+    fn entry(&mut self, name: &str, value: &(impl Serialize + ?Sized)) {
+        self.begin_entry();
+        // Writing numbers and text to memory does not fail.
+        serde_json::to_writer(&mut self.0, name).unwrap_or_default();
+        self.0.push(b':');
+        serde_json::to_writer(&mut self.0, value).unwrap_or_default();
+    }
+
+    fn entries(&mut self, json: &str) {
+        if !json.is_empty() {
+            self.begin_entry();
+            self.0.extend_from_slice(json.as_bytes());
+        }
+    }
+
+    fn begin_entry(&mut self) {
+        self.0.push(if self.0.is_empty() { b'{' } else { b',' });
+    }
+}
+
+impl Visit for Line {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.0.insert(field.name().to_owned(), format!("{value:?}").into());
+        self.entry(field.name(), &format!("{value:?}"));
     }
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.0.insert(field.name().to_owned(), value.into());
+        self.entry(field.name(), value);
     }
     fn record_f64(&mut self, field: &Field, value: f64) {
-        self.0.insert(field.name().to_owned(), value.into());
+        self.entry(field.name(), &value);
     }
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.0.insert(field.name().to_owned(), value.into());
+        self.entry(field.name(), &value);
     }
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.0.insert(field.name().to_owned(), value.into());
+        self.entry(field.name(), &value);
     }
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.0.insert(field.name().to_owned(), value.into());
+        self.entry(field.name(), &value);
     }
 }

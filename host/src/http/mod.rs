@@ -7,8 +7,8 @@ pub mod predict;
 pub mod ui;
 pub mod upload;
 
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::{MatchedPath, Request, State};
@@ -17,10 +17,10 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use tracing::Instrument;
-use tracing::field::Empty;
 
 use crate::app::App;
 use crate::error::{Error, ErrorCode, Result};
+use crate::model::ModelVersion;
 
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -30,6 +30,10 @@ const MAX_REQUEST_ID: usize = 128;
 /// The caller's `X-Request-ID`, or a new UUID.
 #[derive(Debug, Clone)]
 pub struct RequestId(pub Arc<str>);
+
+/// The version a request came to, for its log line; set by the handler that resolves it.
+#[derive(Clone, Default)]
+pub struct ServedBy(pub Arc<OnceLock<Arc<ModelVersion>>>);
 
 impl RequestId {
     fn of(request: &Request) -> RequestId {
@@ -44,11 +48,13 @@ impl RequestId {
 pub async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
     let id = RequestId::of(&request);
+    let served_by = ServedBy::default();
     request.extensions_mut().insert(id.clone());
+    request.extensions_mut().insert(served_by.clone());
     let method = request.method().clone();
     let endpoint = request.extensions().get::<MatchedPath>().cloned();
     let endpoint = endpoint.as_ref().map_or("unmatched", MatchedPath::as_str);
-    let span = tracing::info_span!("request", request_id = &*id.0, model = Empty, version = Empty);
+    let span = tracing::info_span!("request", request_id = &*id.0);
     let mut response = next.run(request).instrument(span.clone()).await;
     let error = response.extensions_mut().remove::<Error>();
     if let Some(error) = &error {
@@ -67,21 +73,40 @@ pub async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Ne
     let status = response.status();
     app.metrics.http_requests.with_label_values(&[endpoint, method_label, status.as_str()]).inc();
     app.metrics.http_request_duration.with_label_values(&[endpoint, method_label]).observe(elapsed.as_secs_f64());
-    span.in_scope(|| log_line(endpoint, method_label, status, elapsed.as_micros() as f64 / 1e3, error.as_ref()));
+    let line = LogLine { endpoint, method: method_label, status, served_by, elapsed, error: error.as_ref() };
+    span.in_scope(|| line.write());
     response
 }
 
 const KNOWN_METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"];
 
-/// The one line a request leaves in the log: a failure of ours is an error, anything else is information.
-fn log_line(endpoint: &str, method: &str, status: StatusCode, latency_ms: f64, error: Option<&Error>) {
-    let status_code = status.as_u16();
-    match error {
-        None => tracing::info!(endpoint, method, status = status_code, latency_ms, "request"),
-        Some(error) if matches!(error.code, ErrorCode::Internal | ErrorCode::PluginFailed) => {
-            tracing::error!(endpoint, method, status = status_code, latency_ms, %error, "request failed");
+/// The one line a request leaves in the log.
+struct LogLine<'r> {
+    endpoint: &'r str,
+    method: &'r str,
+    status: StatusCode,
+    served_by: ServedBy,
+    elapsed: Duration,
+    error: Option<&'r Error>,
+}
+
+impl LogLine<'_> {
+    /// A failure of ours is an error, anything else is information.
+    fn write(&self) {
+        let LogLine { endpoint, method, .. } = *self;
+        let status = self.status.as_u16();
+        let latency_ms = self.elapsed.as_micros() as f64 / 1e3;
+        let served_by = self.served_by.0.get();
+        let (model, version) = (served_by.map(|model| model.id()), served_by.map(|model| model.version()));
+        match self.error {
+            None => tracing::info!(endpoint, method, status, latency_ms, model, version, "request"),
+            Some(error) if matches!(error.code, ErrorCode::Internal | ErrorCode::PluginFailed) => {
+                tracing::error!(endpoint, method, status, latency_ms, model, version, %error, "request failed");
+            }
+            Some(error) => {
+                tracing::info!(endpoint, method, status, latency_ms, model, version, %error, "request refused");
+            }
         }
-        Some(error) => tracing::info!(endpoint, method, status = status_code, latency_ms, %error, "request refused"),
     }
 }
 

@@ -16,7 +16,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::json::{OutputData, OutputJson, read_tensor};
-use super::{RequestId, body_error, cache_header, read_body};
+use super::{RequestId, ServedBy, body_error, cache_header, read_body};
 use crate::app::App;
 use crate::config::to_usize;
 use crate::error::{Error, ErrorCode, Result};
@@ -49,13 +49,14 @@ struct PredictBody<'j> {
 pub async fn predict(
     State(app): State<Arc<App>>,
     Extension(id): Extension<RequestId>,
+    Extension(served_by): Extension<ServedBy>,
     request: Request,
 ) -> Result<Response> {
     let started = Instant::now();
     let _permit = app.admit_prediction()?;
     let use_cache = !asks_for_fresh(request.headers());
     let Parsed { model, payload } = parse(&app, request).await?;
-    tracing::Span::current().record("model", model.id()).record("version", model.version());
+    served_by.0.get_or_init(|| model.clone());
     let prediction = predict::predict(&app, &model, payload, use_cache).await?;
     wrap(&model, &prediction, &id, started)
 }

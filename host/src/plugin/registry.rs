@@ -57,6 +57,10 @@ impl Plugins {
         for object in self.store.list("plugins").await.map_err(Error::internal)? {
             let parts: Vec<&str> = object.path.split('/').collect();
             let ["plugins", name, version, "plugin.wasm"] = parts[..] else { continue };
+            // Compiling is slow; what the import has compiled is not compiled again.
+            if self.get(&format!("{name}@{version}")).is_ok() {
+                continue;
+            }
             let loaded = if object.size > self.max_bytes {
                 Err(Error::invalid_input(format!("{} bytes are more than --max-plugin-bytes allows", object.size)))
             } else {
@@ -114,6 +118,7 @@ impl Plugins {
         self.store.replace(&format!("{folder}/plugin.wasm"), wasm).await.map_err(Error::internal)?;
         self.store.replace(&format!("{folder}/plugin_info.json"), info.into()).await.map_err(Error::internal)?;
         tracing::info!(plugin = plugin.reference(), sha256 = plugin.sha256, "bundled plugin imported");
+        self.insert(plugin);
         Ok(())
     }
 
