@@ -1,4 +1,5 @@
 # syntax=docker/dockerfile:1
+# Neither VOLUME nor cache mounts: some platforms that build from a Dockerfile refuse them.
 # Builds with the same command a contributor types; the image holds what `cargo xtask build --out` gathers.
 
 FROM rust:1.95-bookworm AS builder
@@ -7,9 +8,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
-RUN --mount=type=cache,target=/usr/local/cargo/registry \
-    --mount=type=cache,target=/src/target \
-    cargo xtask build --out /out
+RUN cargo xtask build --out /out
 
 FROM debian:bookworm-slim
 RUN apt-get update \
@@ -27,7 +26,6 @@ ENV ORT_DYLIB_PATH=/opt/model-nexus/libonnxruntime.so \
 # A number, so that Kubernetes can tell that it is not root.
 USER 10001
 WORKDIR /data
-VOLUME /data/store
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s CMD ["model-nexus", "health"]
 ENTRYPOINT ["model-nexus"]

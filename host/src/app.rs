@@ -23,7 +23,7 @@ pub struct App {
     predictions: Arc<Semaphore>,
     /// Uploads that may be in progress.
     uploads: Arc<Semaphore>,
-    /// Set when the host is asked to end; it takes no new work from then on.
+    /// Set when the host is asked to end; `/health` says so, and no new connection is taken.
     draining: AtomicBool,
 }
 

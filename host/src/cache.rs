@@ -7,7 +7,6 @@ use moka::future::Cache;
 use crate::config::CacheConfig;
 use crate::error::Result;
 use crate::predict::Answer;
-use crate::tensor::Output;
 
 /// The sha256 of everything an answer depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -26,7 +25,9 @@ impl PredictionCache {
     pub fn new(config: &CacheConfig) -> PredictionCache {
         let answers = Cache::builder()
             .max_capacity(config.cache_bytes.as_u64())
-            .weigher(|_, answer: &Arc<Answer>| u32::try_from(answer_bytes(answer)).unwrap_or(u32::MAX))
+            .weigher(|_, answer: &Arc<Answer>| {
+                u32::try_from(answer.byte_size() + ENTRY_OVERHEAD_BYTES).unwrap_or(u32::MAX)
+            })
             .time_to_live(config.cache_ttl)
             .build();
         PredictionCache { answers, is_on: config.cache_bytes.as_u64() > 0 }
@@ -54,12 +55,4 @@ impl PredictionCache {
             Err(error) => Err(Arc::unwrap_or_clone(error)),
         }
     }
-}
-
-fn answer_bytes(answer: &Answer) -> usize {
-    let bytes = match answer {
-        Answer::Outputs(outputs) => outputs.iter().map(Output::byte_size).sum(),
-        Answer::Response(response) => response.body.len(),
-    };
-    bytes + ENTRY_OVERHEAD_BYTES
 }

@@ -113,13 +113,18 @@ pub enum LogFormat {
 /// How models run.
 #[derive(Debug, Clone, Args)]
 pub struct EngineConfig {
-    /// Workers of each loaded model version, each with a session and a thread of its own [default: one per core].
+    /// Workers of each loaded model version, each with a session and a thread of its own [default: one per core, fewer
+    /// where their copies of the model would take over 1 GiB].
     #[arg(long, env = "NEXUS_INSTANCES", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub instances: Option<u16>,
 
     /// Requests that may wait for a model version's workers; past it the answer is 503.
     #[arg(long, env = "NEXUS_QUEUE_CAPACITY", default_value_t = 256, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub queue_capacity: u32,
+
+    /// Size of a model's answer; past it the answer is 413.
+    #[arg(long, env = "NEXUS_MAX_OUTPUT_BYTES", default_value = "256MiB", value_name = "BYTES")]
+    pub max_output_bytes: ByteSize,
 }
 
 /// What one client may ask of the host.
@@ -140,6 +145,10 @@ pub struct LimitsConfig {
     /// Time a client may pause amid sending a body; past it the answer is 408.
     #[arg(long, env = "NEXUS_BODY_IDLE_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration)]
     pub body_idle_timeout: Duration,
+
+    /// Time one upload may take; past it the answer is 408.
+    #[arg(long, env = "NEXUS_UPLOAD_TIMEOUT", default_value = "30m", value_parser = humantime::parse_duration)]
+    pub upload_timeout: Duration,
 
     /// Size of an uploaded model.
     #[arg(long, env = "NEXUS_MAX_UPLOAD_BYTES", default_value = "4GiB", value_name = "BYTES")]
@@ -166,7 +175,7 @@ pub struct CacheConfig {
     pub cache_bytes: ByteSize,
 
     /// Age at which a cached prediction is forgotten.
-    #[arg(long, env = "NEXUS_CACHE_TTL", default_value = "5m", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "NEXUS_CACHE_TTL", default_value = "5m", value_parser = parse_cache_ttl)]
     pub cache_ttl: Duration,
 }
 
@@ -174,11 +183,11 @@ pub struct CacheConfig {
 #[derive(Debug, Clone, Args)]
 pub struct PluginConfig {
     /// Memory of one plugin instance.
-    #[arg(long, env = "NEXUS_PLUGIN_MEMORY_BYTES", default_value = "256MiB", value_name = "BYTES")]
+    #[arg(long, env = "NEXUS_PLUGIN_MEMORY_BYTES", default_value = "256MiB", value_name = "BYTES", value_parser = parse_plugin_memory)]
     pub plugin_memory_bytes: ByteSize,
 
     /// Plugin instances running at once; more wait.
-    #[arg(long, env = "NEXUS_PLUGIN_INSTANCES", default_value_t = 64, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, env = "NEXUS_PLUGIN_INSTANCES", default_value_t = 32, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub plugin_instances: u32,
 
     /// Time a request waits for a plugin instance; past it the answer is 503.
@@ -258,13 +267,18 @@ impl Config {
     }
 }
 
+/// Model bytes that the workers of one version may hold together before there are fewer than one a core: each has a copy.
+const SHARED_MODEL_BYTES: u64 = 1 << 30;
+
 impl EngineConfig {
-    /// Workers of each loaded model version.
-    pub fn instance_count(&self) -> usize {
-        match self.instances {
-            Some(instances) => usize::from(instances),
-            None => std::thread::available_parallelism().map_or(1, usize::from),
+    /// Workers of a loaded version whose model file has that many bytes.
+    pub fn instance_count(&self, model_bytes: u64) -> usize {
+        if let Some(instances) = self.instances {
+            return usize::from(instances);
         }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let affordable = SHARED_MODEL_BYTES / model_bytes.max(1);
+        usize::try_from(affordable).unwrap_or(cores).clamp(1, cores)
     }
 }
 
@@ -287,6 +301,18 @@ impl PluginConfig {
             compile_time: self.plugin_compile_time,
         }
     }
+}
+
+/// The cache counts in nanoseconds of 64 bits, so an age needs a bound.
+fn parse_cache_ttl(text: &str) -> Result<Duration, String> {
+    let ttl = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if ttl > Duration::from_secs(365 * 24 * 3600) { Err("at most 365days".to_owned()) } else { Ok(ttl) }
+}
+
+/// WebAssembly's 32-bit memories end at 4 GiB.
+fn parse_plugin_memory(text: &str) -> Result<ByteSize, String> {
+    let size: ByteSize = text.parse()?;
+    if (64 << 10..=4 << 30).contains(&size.as_u64()) { Ok(size) } else { Err("from 64KiB to 4GiB".to_owned()) }
 }
 
 /// A size as the platform counts memory; more than it can address is the same as all of it.

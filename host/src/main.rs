@@ -33,9 +33,14 @@ fn run(cli: Cli) -> Result<(), String> {
 async fn serve(config: Config) -> Result<(), String> {
     // Dropped last: what is still to be logged is written then.
     let _log = telemetry::start(&config.log, config.log_format)?;
+    let mut asked_to_end = std::pin::pin!(server::asked_to_end().map_err(|error| error.to_string())?);
     let runtime = Runtime::load(config.onnxruntime_library())?;
-    let app = App::start(config, runtime).await.map_err(|error| error.to_string())?;
-    server::serve(Arc::new(app)).await.map_err(|error| error.to_string())
+    let app = tokio::select! {
+        started = App::start(config, runtime) => started.map_err(|error| error.to_string())?,
+        // Nothing was taken on yet, so there is nothing to drain.
+        () = &mut asked_to_end => return Ok(()),
+    };
+    server::serve(Arc::new(app), asked_to_end).await.map_err(|error| error.to_string())
 }
 
 async fn health(options: &HealthOptions) -> Result<(), String> {

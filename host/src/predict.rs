@@ -30,6 +30,16 @@ pub enum Answer {
     Response(Response),
 }
 
+impl Answer {
+    /// Memory the answer takes, in bytes.
+    pub fn byte_size(&self) -> usize {
+        match self {
+            Answer::Outputs(outputs) => outputs.iter().map(Output::byte_size).sum(),
+            Answer::Response(response) => response.body.len(),
+        }
+    }
+}
+
 /// An answer, and where it came from.
 #[derive(Debug)]
 pub struct Prediction {

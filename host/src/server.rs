@@ -12,11 +12,11 @@ use crate::app::App;
 use crate::error::{Error, ErrorCode, Result};
 use crate::routes;
 
-/// Serves until SIGTERM or SIGINT, then drains.
+/// Serves until asked to end, then drains.
 ///
 /// # Errors
 /// The address cannot be listened on.
-pub async fn serve(app: Arc<App>) -> Result<()> {
+pub async fn serve(app: Arc<App>, asked_to_end: impl Future<Output = ()>) -> Result<()> {
     let address = app.config.listen_address();
     let listener = TcpListener::bind(address).await.map_err(|error| {
         Error::new(ErrorCode::Internal, format!("cannot listen on {address}: {error}; choose another with --listen"))
@@ -37,7 +37,7 @@ pub async fn serve(app: Arc<App>) -> Result<()> {
     let mut server = tokio::spawn(server.into_future());
     tokio::select! {
         ended = &mut server => return ended.map_err(Error::internal)?.map_err(Error::internal),
-        () = asked_to_end()? => {}
+        () = asked_to_end => {}
     }
     app.begin_draining();
     if stop.send(()).is_err() {
@@ -58,8 +58,11 @@ async fn drain(server: tokio::task::JoinHandle<std::io::Result<()>>, limit: Dura
     Ok(())
 }
 
-/// Resolves at SIGTERM or SIGINT.
-fn asked_to_end() -> Result<impl Future<Output = ()>> {
+/// Resolves at SIGTERM or SIGINT. From the call on, neither ends the process by itself.
+///
+/// # Errors
+/// The handlers cannot be installed.
+pub fn asked_to_end() -> Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::internal)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::internal)?;
     Ok(async move {

@@ -24,10 +24,18 @@ pub struct Store {
     objects: Arc<dyn ObjectStore>,
     /// Where objects are files anyway, the file is used as it is.
     local: Option<Arc<LocalFileSystem>>,
+    folder: Option<PathBuf>,
     /// Copies of remote objects, for ONNX Runtime opens files; and uploads on their way into the store.
     scratch: Arc<tempfile::TempDir>,
+    /// Held while this process is the folder's only host.
+    lock: Option<Arc<std::fs::File>>,
     location: String,
 }
+
+/// Where a folder keeps uploads on their way in: on the same file system, so that publishing one is a rename.
+const SCRATCH: &str = ".scratch";
+/// The file that a folder's only host holds locked.
+const LOCK: &str = ".lock";
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -63,7 +71,6 @@ impl Store {
             location: location.to_owned(),
             source,
         };
-        let scratch = Arc::new(tempfile::Builder::new().prefix("model-nexus-").tempdir()?);
         if let Some((scheme, _)) = location.split_once("://")
             && scheme != "file"
         {
@@ -71,7 +78,15 @@ impl Store {
             let (objects, prefix) =
                 object_store::parse_url_opts(&url, options).map_err(|error| open_error(error.into()))?;
             let objects = Arc::new(PrefixStore::new(objects, prefix));
-            return Ok(Store { objects, local: None, scratch, location: location.to_owned() });
+            let scratch = Arc::new(tempfile::Builder::new().prefix("model-nexus-").tempdir()?);
+            return Ok(Store {
+                objects,
+                local: None,
+                folder: None,
+                scratch,
+                lock: None,
+                location: location.to_owned(),
+            });
         }
         let folder = FilePath::new(location.strip_prefix("file://").unwrap_or(location));
         std::fs::create_dir_all(folder).map_err(|error| open_error(error.into()))?;
@@ -80,16 +95,23 @@ impl Store {
             .with_fsync(true)
             .with_automatic_cleanup(true);
         let local = Arc::new(local);
-        Ok(Store { objects: local.clone(), local: Some(local), scratch, location: location.to_owned() })
+        let lock = take_lock(folder);
+        if lock.is_some() {
+            remove_leftovers(folder)?;
+        }
+        let scratch = Arc::new(scratch_folder(folder)?);
+        let objects = local.clone();
+        let location = location.to_owned();
+        Ok(Store { objects, local: Some(local), folder: Some(folder.to_owned()), scratch, lock, location })
     }
 
     pub fn location(&self) -> &str {
         &self.location
     }
 
-    /// Whether this process is the store's only writer: then what an earlier process left half-done can be removed.
-    pub fn is_local(&self) -> bool {
-        self.local.is_some()
+    /// Whether this process is the store's only host: then what an earlier one left half-done can be removed.
+    pub fn is_exclusive(&self) -> bool {
+        self.lock.is_some()
     }
 
     /// A folder for files on their way into the store, removed when the process ends.
@@ -122,8 +144,15 @@ impl Store {
         Ok(())
     }
 
-    /// Writes a file's content as an object, in parts; the object is visible only when all of it is written.
+    /// Writes a file's content as an object, which is visible only when all of it is written. A file in
+    /// [`Store::scratch`] of a folder is moved; any other, and into an object store, is copied in parts.
     pub async fn write_file(&self, path: &str, file: &FilePath) -> Result<()> {
+        if let Some(staged) = self.folder.as_ref().and_then(|folder| file.strip_prefix(folder).ok()?.to_str())
+            && staged.starts_with(SCRATCH)
+        {
+            tokio::fs::File::open(file).await?.sync_all().await?;
+            return Ok(self.objects.rename(&parse(staged)?, &parse(path)?).await?);
+        }
         let mut file = tokio::fs::File::open(file).await?;
         let upload = self.objects.put_multipart(&parse(path)?).await?;
         let mut writer = WriteMultipart::new_with_chunk_size(upload, CHUNK_BYTES);
@@ -186,6 +215,62 @@ impl Store {
         tokio::fs::rename(&partial, &file).await?;
         Ok(file)
     }
+}
+
+fn take_lock(folder: &FilePath) -> Option<Arc<std::fs::File>> {
+    // A folder that cannot be written to, or that another host uses, is served without tidying it up.
+    let file = std::fs::File::options().create(true).truncate(false).write(true).open(folder.join(LOCK));
+    let file = file.and_then(|file| file.try_lock().map(|()| file).map_err(Into::into));
+    match file {
+        Ok(file) => Some(Arc::new(file)),
+        Err(error) => {
+            tracing::warn!(folder = %folder.display(), %error, "the store's lock was not taken; it is served as it is");
+            None
+        }
+    }
+}
+
+/// Removes what a process that was killed left behind: its scratch folder, and files that were being written.
+fn remove_leftovers(folder: &FilePath) -> io::Result<()> {
+    match std::fs::remove_dir_all(folder.join(SCRATCH)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    for kept in ["models", "plugins"] {
+        remove_staged(&folder.join(kept))?;
+    }
+    Ok(())
+}
+
+/// `object_store` stages a file it writes as `NAME#NUMBER` beside it.
+fn remove_staged(folder: &FilePath) -> io::Result<()> {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        let staged = name
+            .to_str()
+            .and_then(|name| name.rsplit_once('#'))
+            .is_some_and(|(_, number)| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()));
+        if entry.file_type()?.is_dir() {
+            remove_staged(&entry.path())?;
+        } else if staged {
+            tracing::warn!(file = %entry.path().display(), "removing a file that was not written to its end");
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn scratch_folder(folder: &FilePath) -> io::Result<tempfile::TempDir> {
+    let beside = folder.join(SCRATCH);
+    let made = std::fs::create_dir_all(&beside).and_then(|()| tempfile::Builder::new().tempdir_in(&beside));
+    // A store that cannot be written to serves all the same.
+    made.or_else(|_| tempfile::Builder::new().prefix("model-nexus-").tempdir())
 }
 
 fn parse(path: &str) -> Result<Path> {

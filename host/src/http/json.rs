@@ -74,13 +74,8 @@ fn fit_shape(spec: &TensorSpec, given: &[usize], count: usize) -> Result<Vec<usi
         return Ok(as_declared);
     }
     let sizes: Vec<String> = given.iter().map(usize::to_string).collect();
-    Err(Error::invalid_input(format!(
-        "input {}: expected {} ({} values a row), got shape [{}] ({count} values)",
-        spec.name,
-        spec,
-        as_declared.iter().skip(1).product::<usize>(),
-        sizes.join(","),
-    )))
+    let sizes = sizes.join(",");
+    Err(Error::invalid_input(format!("input {}: expected {spec}, got shape [{sizes}] ({count} values)", spec.name)))
 }
 
 /// An element of a tensor, made from a JSON scalar.
@@ -110,22 +105,24 @@ macro_rules! float_element {
         impl Element for $type {
             const EXPECTED: &'static str = $expected;
             fn from_f64(value: f64) -> Option<Self> {
-                Some($convert(value))
+                // JSON has no infinity; a number that becomes one does not fit.
+                let converted = $convert(value);
+                converted.is_finite().then_some(converted)
             }
             fn from_i64(value: i64) -> Option<Self> {
-                Some($convert(value as f64))
+                Element::from_f64(value as f64)
             }
             fn from_u64(value: u64) -> Option<Self> {
-                Some($convert(value as f64))
+                Element::from_f64(value as f64)
             }
         }
     };
 }
 
-float_element!(f32, "a number", |value: f64| value as f32);
-float_element!(f64, "a number", |value: f64| value);
-float_element!(half::f16, "a number", half::f16::from_f64);
-float_element!(half::bf16, "a number", half::bf16::from_f64);
+float_element!(f32, "a 32-bit float", |value: f64| value as f32);
+float_element!(f64, "a 64-bit float", |value: f64| value);
+float_element!(half::f16, "a 16-bit float", half::f16::from_f64);
+float_element!(half::bf16, "a 16-bit float", half::bf16::from_f64);
 
 macro_rules! integer_element {
     ($type:ty, $expected:literal) => {

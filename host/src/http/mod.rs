@@ -8,11 +8,11 @@ pub mod ui;
 pub mod upload;
 
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::Json;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
@@ -46,66 +46,73 @@ impl RequestId {
 
 /// Around every request: its id, a span that every log line inside carries it by, metrics, and the error's body.
 pub async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
-    let started = Instant::now();
     let id = RequestId::of(&request);
     let served_by = ServedBy::default();
     request.extensions_mut().insert(id.clone());
     request.extensions_mut().insert(served_by.clone());
-    let method = request.method().clone();
-    let endpoint = request.extensions().get::<MatchedPath>().cloned();
-    let endpoint = endpoint.as_ref().map_or("unmatched", MatchedPath::as_str);
     let span = tracing::info_span!("request", request_id = &*id.0);
-    let mut response = next.run(request).instrument(span.clone()).await;
+    let mut observed = Observed {
+        app,
+        span: span.clone(),
+        endpoint: request.extensions().get::<MatchedPath>().cloned(),
+        method: known_method(request.method()),
+        served_by,
+        started: Instant::now(),
+        outcome: None,
+    };
+    let mut response = next.run(request).instrument(span).await;
     let error = response.extensions_mut().remove::<Error>();
     if let Some(error) = &error {
-        let allow = response.headers_mut().remove(header::ALLOW);
-        response = render_error(error, &id);
-        if let Some(allow) = allow {
-            response.headers_mut().insert(header::ALLOW, allow);
-        }
+        response = render_error(error, &id, response);
     }
     if let Ok(value) = HeaderValue::from_str(&id.0) {
         response.headers_mut().insert(X_REQUEST_ID, value);
     }
-    let elapsed = started.elapsed();
-    // Methods are the client's words; only the known ones become label values.
-    let method_label = if KNOWN_METHODS.contains(&method.as_str()) { method.as_str() } else { "other" };
-    let status = response.status();
-    app.metrics.http_requests.with_label_values(&[endpoint, method_label, status.as_str()]).inc();
-    app.metrics.http_request_duration.with_label_values(&[endpoint, method_label]).observe(elapsed.as_secs_f64());
-    let line = LogLine { endpoint, method: method_label, status, served_by, elapsed, error: error.as_ref() };
-    span.in_scope(|| line.write());
+    observed.outcome = Some((response.status(), error));
     response
 }
 
-const KNOWN_METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"];
-
-/// The one line a request leaves in the log.
-struct LogLine<'r> {
-    endpoint: &'r str,
-    method: &'r str,
-    status: StatusCode,
-    served_by: ServedBy,
-    elapsed: Duration,
-    error: Option<&'r Error>,
+/// Methods are the client's words; only the known ones become label values.
+fn known_method(method: &Method) -> &'static str {
+    const KNOWN: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"];
+    KNOWN.into_iter().find(|known| *known == method.as_str()).unwrap_or("other")
 }
 
-impl LogLine<'_> {
-    /// A failure of ours is an error, anything else is information.
-    fn write(&self) {
-        let LogLine { endpoint, method, .. } = *self;
-        let status = self.status.as_u16();
-        let latency_ms = self.elapsed.as_micros() as f64 / 1e3;
+/// A request under way. Dropped with its outcome, or without one when the client went away: recorded either way.
+struct Observed {
+    app: Arc<App>,
+    span: tracing::Span,
+    endpoint: Option<MatchedPath>,
+    method: &'static str,
+    served_by: ServedBy,
+    started: Instant,
+    outcome: Option<(StatusCode, Option<Error>)>,
+}
+
+/// The status that log and metrics give a request whose client went away, as nginx does.
+const CLIENT_CLOSED_REQUEST: u16 = 499;
+
+impl Drop for Observed {
+    fn drop(&mut self) {
+        let elapsed = self.started.elapsed();
+        let endpoint = self.endpoint.as_ref().map_or("unmatched", MatchedPath::as_str);
+        let method = self.method;
+        let status = self.outcome.as_ref().map_or(CLIENT_CLOSED_REQUEST, |(status, _)| status.as_u16());
+        self.app.metrics.http_requests.with_label_values(&[endpoint, method, &status.to_string()]).inc();
+        self.app.metrics.http_request_duration.with_label_values(&[endpoint, method]).observe(elapsed.as_secs_f64());
+        let _in_span = self.span.enter();
+        let latency_ms = elapsed.as_micros() as f64 / 1e3;
         let served_by = self.served_by.0.get();
         let (model, version) = (served_by.map(|model| model.id()), served_by.map(|model| model.version()));
-        match self.error {
-            None => tracing::info!(endpoint, method, status, latency_ms, model, version, "request"),
-            Some(error) if matches!(error.code, ErrorCode::Internal | ErrorCode::PluginFailed) => {
+        match &self.outcome {
+            Some((_, None)) => tracing::info!(endpoint, method, status, latency_ms, model, version, "request"),
+            Some((_, Some(error))) if matches!(error.code, ErrorCode::Internal | ErrorCode::PluginFailed) => {
                 tracing::error!(endpoint, method, status, latency_ms, model, version, %error, "request failed");
             }
-            Some(error) => {
+            Some((_, Some(error))) => {
                 tracing::info!(endpoint, method, status, latency_ms, model, version, %error, "request refused");
             }
+            None => tracing::info!(endpoint, method, status, latency_ms, model, version, "the client went away"),
         }
     }
 }
@@ -123,9 +130,12 @@ fn status_of(error: &Error) -> StatusCode {
     StatusCode::from_u16(error.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
-fn render_error(error: &Error, id: &RequestId) -> Response {
+/// Gives a bare error answer its body. Headers that layers inside have set, CORS among them, stay.
+fn render_error(error: &Error, id: &RequestId, bare: Response) -> Response {
     let body = json!({ "error": error.message, "code": error.code.name(), "request_id": &*id.0 });
-    let mut response = (status_of(error), Json(body)).into_response();
+    let mut headers = bare.into_parts().0.headers;
+    headers.remove(header::CONTENT_LENGTH);
+    let mut response = (status_of(error), headers, Json(body)).into_response();
     if matches!(error.code, ErrorCode::Overloaded | ErrorCode::NotReady) {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
@@ -179,6 +189,23 @@ pub fn body_error(error: &(dyn std::error::Error + 'static)) -> Error {
 
 fn has_cause<T: std::error::Error + 'static>(error: &(dyn std::error::Error + 'static)) -> bool {
     std::iter::successors(Some(error), |&error| error.source()).any(|cause| cause.is::<T>())
+}
+
+/// Runs work on `bytes` of JSON: at once where that takes microseconds, on a blocking thread where it would hold up
+/// everybody else.
+///
+/// # Errors
+/// The work's own.
+pub async fn off_async_threads<T: Send + 'static>(
+    bytes: usize,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    const AT_ONCE: usize = 256 << 10;
+    if bytes <= AT_ONCE {
+        return work();
+    }
+    let span = tracing::Span::current();
+    tokio::task::spawn_blocking(move || span.in_scope(work)).await.map_err(Error::internal)?
 }
 
 /// Marks answers that were in memory.

@@ -16,7 +16,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::json::{OutputData, OutputJson, read_tensor};
-use super::{RequestId, ServedBy, body_error, cache_header, read_body};
+use super::{RequestId, ServedBy, body_error, cache_header, off_async_threads, read_body};
 use crate::app::App;
 use crate::config::to_usize;
 use crate::error::{Error, ErrorCode, Result};
@@ -55,10 +55,16 @@ pub async fn predict(
     let started = Instant::now();
     let _permit = app.admit_prediction()?;
     let use_cache = !asks_for_fresh(request.headers());
-    let Parsed { model, payload } = parse(&app, request).await?;
+    let limit = app.config.limits.predict_timeout;
+    let parsed = tokio::time::timeout(limit, parse(&app, request)).await.map_err(|_| {
+        let limit = humantime::format_duration(limit);
+        Error::new(ErrorCode::RequestTimeout, format!("the body did not come within {limit} (--predict-timeout)"))
+    });
+    let Parsed { model, payload } = parsed??;
     served_by.0.get_or_init(|| model.clone());
     let prediction = predict::predict(&app, &model, payload, use_cache).await?;
-    wrap(&model, &prediction, &id, started)
+    let bytes = prediction.answer.byte_size();
+    off_async_threads(bytes, move || wrap(&model, &prediction, &id, started)).await
 }
 
 /// `Cache-Control: no-cache` (or `no-store`) goes round the cache.
@@ -70,7 +76,7 @@ fn asks_for_fresh(headers: &HeaderMap) -> bool {
     })
 }
 
-async fn parse(app: &App, request: Request) -> Result<Parsed> {
+async fn parse(app: &Arc<App>, request: Request) -> Result<Parsed> {
     let media_type = media_type(request.headers());
     if media_type == "multipart/form-data" {
         return parse_form(app, request).await;
@@ -81,7 +87,8 @@ async fn parse(app: &App, request: Request) -> Result<Parsed> {
     if media_type.starts_with("image/") || media_type == "application/octet-stream" {
         return raw_image(app, media_type, body, parameters.0);
     }
-    parse_json(app, body)
+    let app = app.clone();
+    off_async_threads(body.len(), move || parse_json(&app, body)).await
 }
 
 fn media_type(headers: &HeaderMap) -> String {
@@ -114,6 +121,9 @@ fn parse_json(app: &App, body: Bytes) -> Result<Parsed> {
             ));
         }
     };
+    if parsed.image_url.is_some() && (parsed.features.is_some() || !parsed.inputs.is_empty()) {
+        return Err(Error::invalid_input("give either `image_url` or `features`/`inputs`, not both"));
+    }
     let tensors = match (parsed.features, parsed.inputs.is_empty()) {
         (Some(_), false) => return Err(Error::invalid_input("give either `features` or `inputs`, not both")),
         (Some(features), true) => vec![read_features(&model, features)?],

@@ -22,8 +22,8 @@ use crate::digest::hex;
 use crate::error::{Error, ErrorCode, Result};
 use crate::model::NewModel;
 
-/// Length of a text field such as a model's name, in bytes.
-const MAX_TEXT_BYTES: usize = 4096;
+/// Length of a text field such as a model's name.
+const MAX_TEXT: ByteSize = ByteSize::kib(4);
 
 /// A form as it came: one model file, labels, and text fields.
 struct UploadForm {
@@ -43,7 +43,7 @@ struct UploadedFile {
 /// `file`, `id`, `name`, `version` and optional `labels` → 201 with the model and what it takes.
 pub async fn upload_model(State(app): State<Arc<App>>, request: Request) -> Result<(StatusCode, Json<Value>)> {
     let _permit = app.admit_upload()?;
-    let mut form = read_form(&app, request, "file").await?;
+    let mut form = read_form_in_time(&app, request, "file", &["id", "name", "version"]).await?;
     let mut text = |name: &str| {
         let text = form.texts.remove(name).filter(|text| !text.is_empty());
         text.ok_or_else(|| {
@@ -63,7 +63,7 @@ pub async fn upload_model(State(app): State<Arc<App>>, request: Request) -> Resu
 /// `model` and optional `labels`: an image classifier, the default one from now on.
 pub async fn upload_image_model(State(app): State<Arc<App>>, request: Request) -> Result<Json<Value>> {
     let _permit = app.admit_upload()?;
-    let form = read_form(&app, request, "model").await?;
+    let form = read_form_in_time(&app, request, "model", &[]).await?;
     let file = form.file.ok_or_else(|| {
         Error::invalid_input("the form misses its file `model`, an ONNX image classifier; it takes model and labels")
     })?;
@@ -79,7 +79,7 @@ pub async fn upload_image_model(State(app): State<Arc<App>>, request: Request) -
         labels: form.labels,
     };
     let model = app.models.add_image_model(new).await?;
-    let labels = has_labels.then(|| model.path.replace("model.onnx", "labels.json"));
+    let labels = has_labels.then(|| model.path.strip_suffix("model.onnx").map(|folder| format!("{folder}labels.json")));
     Ok(Json(json!({
         "status": "success",
         "model": model.path,
@@ -98,7 +98,9 @@ fn id_from_file_name(name: &str) -> String {
     if id.is_empty() { "image-model".to_owned() } else { id }
 }
 
-async fn read_form(app: &App, request: Request, file_field: &str) -> Result<UploadForm> {
+/// Reads a form of one file, labels and the text fields of `texts`; any other field, or one that comes twice, is refused,
+/// so that what is taken is bounded.
+async fn read_form(app: &App, request: Request, file_field: &str, texts: &[&str]) -> Result<UploadForm> {
     let limits = &app.config.limits;
     let mut multipart = Multipart::from_request(request, &())
         .await
@@ -106,19 +108,35 @@ async fn read_form(app: &App, request: Request, file_field: &str) -> Result<Uplo
     let mut form = UploadForm { file: None, labels: None, texts: BTreeMap::new() };
     while let Some(field) = multipart.next_field().await.map_err(|error| body_error(&error))? {
         let name = field.name().unwrap_or_default().to_owned();
-        if name == file_field {
+        if name == file_field && form.file.is_none() {
             form.file = Some(save(field, app.models.scratch(), limits.max_upload_bytes).await?);
-        } else if name == "labels" {
+        } else if name == "labels" && form.labels.is_none() {
             let limit = limits.max_labels_bytes;
-            form.labels = Some(read_field(field, limit, "the label file", "--max-labels-bytes").await?);
-        } else if form.texts.len() < 16 {
-            let bytes = read_field(field, ByteSize(MAX_TEXT_BYTES as u64), "a text field", "fixed").await?;
+            form.labels = Some(read_field(field, limit, "the label file", " (--max-labels-bytes)").await?);
+        } else if texts.contains(&name.as_str()) && !form.texts.contains_key(&name) {
+            let bytes = read_field(field, MAX_TEXT, &format!("the field `{name}`"), "").await?;
             let text = String::from_utf8(bytes.into())
-                .map_err(|_| Error::invalid_input(format!("the field {name:?} is not UTF-8")))?;
+                .map_err(|_| Error::invalid_input(format!("the field `{name}` is not UTF-8")))?;
             form.texts.insert(name, text);
+        } else {
+            let name: String = name.chars().take(64).collect();
+            let fields: Vec<&str> = [file_field, "labels"].into_iter().chain(texts.iter().copied()).collect();
+            return Err(Error::invalid_input(format!(
+                "the form's field {name:?} is unknown here or came twice; the file is `{file_field}`, and all fields are: {}",
+                fields.join(", ")
+            )));
         }
     }
     Ok(form)
+}
+
+/// The form, within the time that an upload may take.
+async fn read_form_in_time(app: &App, request: Request, file_field: &str, texts: &[&str]) -> Result<UploadForm> {
+    let limit = app.config.limits.upload_timeout;
+    tokio::time::timeout(limit, read_form(app, request, file_field, texts)).await.map_err(|_| {
+        let limit = humantime::format_duration(limit);
+        Error::new(ErrorCode::RequestTimeout, format!("the upload did not come within {limit} (--upload-timeout)"))
+    })?
 }
 
 async fn save(mut field: Field<'_>, scratch: &Path, limit: ByteSize) -> Result<UploadedFile> {
@@ -131,7 +149,7 @@ async fn save(mut field: Field<'_>, scratch: &Path, limit: ByteSize) -> Result<U
     while let Some(chunk) = field.chunk().await.map_err(|error| body_error(&error))? {
         size += chunk.len() as u64;
         if size > limit.as_u64() {
-            return Err(too_large("the model", limit, "--max-upload-bytes"));
+            return Err(too_large("the model", limit, " (--max-upload-bytes)"));
         }
         hasher.update(&chunk);
         file.write_all(&chunk).await.map_err(Error::internal)?;
@@ -152,7 +170,7 @@ async fn read_field(mut field: Field<'_>, limit: ByteSize, what: &str, option: &
 }
 
 fn too_large(what: &str, limit: ByteSize, option: &str) -> Error {
-    Error::new(ErrorCode::TooLarge, format!("{what} is larger than {limit} ({option})"))
+    Error::new(ErrorCode::TooLarge, format!("{what} is larger than {limit}{option}"))
 }
 
 #[cfg(test)]

@@ -10,9 +10,9 @@ use tempfile::TempPath;
 
 use super::registry::{ModelVersion, Registry, Skipped, input_specs, tensor_spec};
 use super::repository::{Entry, ModelConfig, Pipeline, Repository, Settings, Sidecar, StageBinding};
-use super::worker::{Runtime, Workers};
+use super::worker::{Runtime, WorkerLimits, Workers};
 use super::{check_name, labels};
-use crate::config::EngineConfig;
+use crate::config::{EngineConfig, to_usize};
 use crate::error::{Error, ErrorCode, Result};
 use crate::onnx::{self, MetadataError};
 use crate::plugin::{Binding, ModelDescription, Plugins};
@@ -89,34 +89,69 @@ impl Models {
         // The id becomes a path in the store.
         check_name("id", &new.id)?;
         let config = self.repository.config(&new.id).await?;
-        self.add_with(new, &config.pipeline).await
+        self.add_with(&new, &config.pipeline).await
     }
 
-    /// Adds a model that classifies images through the bundled plugin, and makes it the default. Versions count up from 1.
+    /// Adds a model that classifies images through the bundled plugin, and makes it the default. Its versions count up
+    /// from 1. A pipeline that is set for the id already, with a configuration perhaps, stays.
     ///
     /// # Errors
-    /// As [`Models::add`].
+    /// As [`Models::add`]; and `Conflict` where the id is that of a model which classifies no images.
     pub async fn add_image_model(&self, mut new: NewModel) -> Result<Arc<ModelVersion>> {
-        let plugin = self.plugins.newest(IMAGE_PLUGIN).ok_or_else(|| {
-            Error::new(ErrorCode::NotReady, format!("no plugin {IMAGE_PLUGIN} is loaded; start the host with --bundle"))
-        })?;
-        let stage = StageBinding { plugin: plugin.reference(), config: serde_json::Map::new() };
-        let pipeline = Pipeline { preprocess: Some(stage.clone()), postprocess: Some(stage) };
-        new.version = self.next_version(&new.id);
-        let config = ModelConfig { pipeline };
-        let model = self.add_with(new, &config.pipeline).await?;
-        self.repository.write_config(model.id(), &config).await?;
+        check_name("id", &new.id)?;
+        let taken = self.repository.versions(&new.id).await?;
+        let mut config = self.repository.config(&new.id).await?;
+        let is_image_model = config.pipeline.preprocess.as_ref().is_some_and(|stage| names_plugin(stage, IMAGE_PLUGIN));
+        if !taken.is_empty() && !is_image_model {
+            return Err(Error::new(
+                ErrorCode::Conflict,
+                format!("{} is a model that takes no images; give the image model's file another name", new.id),
+            ));
+        }
+        if !is_image_model {
+            config.pipeline = self.image_pipeline()?;
+        }
+        let highest: u64 = taken.iter().filter_map(|version| version.parse().ok()).max().unwrap_or(0);
+        let model = self.add_numbered(&mut new, highest, &config.pipeline).await?;
+        if !is_image_model {
+            self.repository.write_config(model.id(), &config).await?;
+        }
         self.set_default_image_model(model.id()).await?;
         Ok(model)
     }
 
-    async fn add_with(&self, new: NewModel, pipeline: &Pipeline) -> Result<Arc<ModelVersion>> {
+    /// Adds under the next free number: others may be uploading to the same id.
+    async fn add_numbered(&self, new: &mut NewModel, highest: u64, pipeline: &Pipeline) -> Result<Arc<ModelVersion>> {
+        const TRIES: u64 = 64;
+        for number in highest.saturating_add(1)..=highest.saturating_add(TRIES) {
+            new.version = number.to_string();
+            match self.add_with(new, pipeline).await {
+                Err(error) if error.code == ErrorCode::Conflict => {}
+                added => return added,
+            }
+        }
+        Err(Error::new(ErrorCode::Conflict, format!("many uploads of {} are in progress; try again", new.id)))
+    }
+
+    fn image_pipeline(&self) -> Result<Pipeline> {
+        let plugin = self.plugins.newest(IMAGE_PLUGIN).ok_or_else(|| {
+            Error::new(ErrorCode::NotReady, format!("no plugin {IMAGE_PLUGIN} is loaded; start the host with --bundle"))
+        })?;
+        let stage = StageBinding { plugin: plugin.reference(), config: serde_json::Map::new() };
+        Ok(Pipeline { preprocess: Some(stage.clone()), postprocess: Some(stage) })
+    }
+
+    async fn add_with(&self, new: &NewModel, pipeline: &Pipeline) -> Result<Arc<ModelVersion>> {
         check_name("id", &new.id)?;
         check_name("version", &new.version)?;
         if let Ok(existing) = self.registry.get(&new.id, Some(&new.version)) {
             return Err(Error::new(
                 ErrorCode::Conflict,
-                format!("model {} has a version {} already", existing.id(), existing.version()),
+                format!(
+                    "model {} has a version {} already; upload under another version",
+                    existing.id(),
+                    existing.version()
+                ),
             ));
         }
         let class_labels = new.labels.as_deref().map(labels::parse).transpose()?.unwrap_or_default();
@@ -130,10 +165,10 @@ impl Models {
             error => Error::invalid_input(error.to_string()),
         })?;
         let sidecar = Sidecar {
-            id: new.id,
-            name: new.name,
-            version: new.version,
-            sha256: new.sha256,
+            id: new.id.clone(),
+            name: new.name.clone(),
+            version: new.version.clone(),
+            sha256: new.sha256.clone(),
             size: new.size,
             uploaded_at: Utc::now(),
             metadata,
@@ -193,17 +228,13 @@ impl Models {
     async fn start_workers(&self, info: &Sidecar, file: PathBuf) -> Result<Workers> {
         let runtime = self.runtime.clone();
         let name = format!("{}@{}", info.id, info.version);
-        let instances = self.engine.instance_count();
-        let queue_capacity = self.engine.queue_capacity as usize;
-        let start = move || Workers::start(&runtime, &file, &name, instances, queue_capacity);
+        let limits = WorkerLimits {
+            instances: self.engine.instance_count(info.size),
+            queue_capacity: self.engine.queue_capacity as usize,
+            output_bytes: to_usize(self.engine.max_output_bytes),
+        };
+        let start = move || Workers::start(&runtime, &file, &name, limits);
         tokio::task::spawn_blocking(start).await.map_err(Error::internal)?
-    }
-
-    fn next_version(&self, id: &str) -> String {
-        let versions = self.registry.list();
-        let numbers = versions.iter().filter(|model| model.id() == id).filter_map(|model| model.version().parse().ok());
-        let newest: u64 = numbers.max().unwrap_or(0);
-        newest.saturating_add(1).to_string()
     }
 
     async fn set_default_image_model(&self, id: &str) -> Result<()> {
@@ -222,7 +253,10 @@ impl Models {
             return Ok(());
         }
         let Some(bundle) = bundle else { return Ok(()) };
-        let bundled = read_bundle(&bundle.join("models")).map_err(Error::internal)?;
+        let bundled = read_bundle(&bundle.join("models")).map_err(|error| {
+            let folder = bundle.display();
+            Error::new(ErrorCode::Internal, format!("the bundle {folder} (--bundle) is not readable: {error}"))
+        })?;
         let ids: BTreeSet<&str> = bundled.iter().map(|model| model.id.as_str()).collect();
         let present = self.repository.list().await?;
         // Someone's own repository is served as it is. Bundled models alone are an import that did not end.
@@ -232,7 +266,7 @@ impl Models {
         let mut settings = Settings::default();
         for model in &bundled {
             let pipeline = self.import(model, &present).await?;
-            let is_image_model = pipeline.preprocess.is_some_and(|stage| stage.plugin.starts_with(IMAGE_PLUGIN));
+            let is_image_model = pipeline.preprocess.is_some_and(|stage| names_plugin(&stage, IMAGE_PLUGIN));
             if is_image_model && settings.default_image_model.is_none() {
                 settings.default_image_model = Some(model.id.clone());
             }
@@ -262,6 +296,10 @@ impl Models {
         }
         Ok(config.pipeline)
     }
+}
+
+fn names_plugin(stage: &StageBinding, name: &str) -> bool {
+    stage.plugin.split('@').next() == Some(name)
 }
 
 /// A model of the bundle, which has the store's layout.

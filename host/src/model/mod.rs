@@ -9,7 +9,7 @@ mod worker;
 pub use load::{IMAGE_PLUGIN, Models, NewModel};
 pub use registry::{InputSpec, ModelVersion, Registry, Skipped};
 pub use repository::{Entry, ModelConfig, Pipeline, Repository, RepositoryError, Sidecar, StageBinding, Stored};
-pub use worker::{Inference, Runtime, Workers};
+pub use worker::{Inference, Runtime, WorkerLimits, Workers};
 
 use crate::error::{Error, Result};
 

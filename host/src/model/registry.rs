@@ -114,6 +114,7 @@ impl Registry {
         let state = self.read();
         let Some(versions) = state.models.get(id) else {
             let known: Vec<&str> = state.models.keys().take(20).map(String::as_str).collect();
+            let id: String = id.chars().take(128).collect();
             return Err(Error::not_found(format!("there is no model {id:?}; models: {}", known.join(", "))));
         };
         let found = match version {

@@ -103,7 +103,9 @@ pub enum RepositoryError {
     Corrupt { path: String, problem: String },
     #[error("{0}")]
     Metadata(#[from] MetadataError),
-    #[error("{path} has changed since it was uploaded: its sha256 is {actual}, the sidecar says {expected}")]
+    #[error(
+        "{path} has changed since it was uploaded: its sha256 is {actual}, the sidecar says {expected}; if the change is meant, remove model_info.json beside it"
+    )]
     Changed { path: String, expected: String, actual: String },
     #[error("{0}")]
     File(#[from] io::Error),
@@ -145,13 +147,25 @@ impl Repository {
         }
         let (visible, partial): (Vec<_>, Vec<_>) =
             files.into_iter().partition(|(_, files)| files.iter().any(|file| file == "model.onnx"));
-        if self.store.is_local() {
-            for (entry, _) in partial {
+        if self.store.is_exclusive() {
+            // Only what publishing leaves: it begins with a sidecar. Anything else is somebody's own.
+            let interrupted =
+                partial.into_iter().filter(|(_, files)| files.iter().any(|file| file == "model_info.json"));
+            for (entry, _) in interrupted {
                 tracing::warn!(model = entry.id, version = entry.version, "removing an upload that did not end");
                 self.remove(&entry).await?;
             }
         }
         Ok(visible.into_iter().map(|(entry, _)| entry).collect())
+    }
+
+    /// The versions of a model that are there, or are being uploaded.
+    pub async fn versions(&self, id: &str) -> Result<Vec<String>> {
+        let objects = self.store.list(&format!("models/{id}")).await?;
+        let mut versions: Vec<String> =
+            objects.iter().filter_map(|object| Some(object.path.split('/').nth(2)?.to_owned())).collect();
+        versions.retain(|version| version != "model.toml");
+        Ok(versions)
     }
 
     /// Reads a version: sidecar (made where there is none), labels, and the model's sha256 against the sidecar's.

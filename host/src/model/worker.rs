@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use ort::environment::Environment;
 use ort::logging::LogLevel;
 use ort::session::builder::GraphOptimizationLevel;
-use ort::session::{Session, SessionInputValue};
+use ort::session::{RunOptions, Session, SessionInputValue};
 use ort::value::{
     DynMapValueType, DynValue, PrimitiveTensorElementType, TensorElementType, TensorRef, Value, ValueType,
 };
@@ -37,7 +38,9 @@ impl Runtime {
         )?;
         // A relative path would be looked up beside the executable first; what the operator means is the working folder.
         let library = std::path::absolute(library).map_err(|error| format!("{}: {error}", library.display()))?;
-        let builder = ort::init_from(&library).map_err(|error| error.to_string())?;
+        let builder = ort::init_from(&library).map_err(|error| {
+            format!("{error}; set ORT_DYLIB_PATH (or --onnxruntime) to ONNX Runtime's shared library")
+        })?;
         let environment =
             builder.with_name("model-nexus").with_telemetry(false).build().map_err(|error| error.to_string())?;
         environment.set_log_level(LogLevel::Warning);
@@ -68,8 +71,32 @@ pub struct Inference {
 
 struct Job {
     inputs: Vec<Tensor>,
+    options: Arc<RunOptions>,
     queued_at: Instant,
     reply: oneshot::Sender<Result<Inference>>,
+}
+
+/// Ends a run that nobody waits for any more: the client went away, or the request's time is up. ONNX Runtime stops
+/// between two operators. After the run it does nothing.
+struct EndOnDrop(Arc<RunOptions>);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.terminate() {
+            tracing::warn!(%error, "a run could not be ended");
+        }
+    }
+}
+
+/// What the workers of one model version may use.
+#[derive(Debug, Clone, Copy)]
+pub struct WorkerLimits {
+    /// Workers, each with a session of its own.
+    pub instances: usize,
+    /// Requests that may wait.
+    pub queue_capacity: usize,
+    /// Of all outputs of one run.
+    pub output_bytes: usize,
 }
 
 /// The workers of one model version. They end when this is dropped, after the jobs they have.
@@ -80,17 +107,12 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// Loads `instances` sessions of the model and starts a thread for each. Blocks for as long as loading takes.
+    /// Loads a session for each worker and starts its thread. Blocks for as long as loading takes.
     ///
     /// # Errors
     /// ONNX Runtime's own sentence where it refuses the model.
-    pub fn start(
-        runtime: &Runtime,
-        model_file: &Path,
-        name: &str,
-        instances: usize,
-        queue_capacity: usize,
-    ) -> Result<Workers> {
+    pub fn start(runtime: &Runtime, model_file: &Path, name: &str, limits: WorkerLimits) -> Result<Workers> {
+        let WorkerLimits { instances, queue_capacity, output_bytes } = limits;
         let (jobs, queue) = bounded(queue_capacity);
         for index in 0..instances {
             let session = runtime.session(model_file).map_err(|error| {
@@ -100,19 +122,21 @@ impl Workers {
             // Thread names are cut at 15 bytes by Linux, so what differs comes first.
             thread::Builder::new()
                 .name(format!("{index}:{name}"))
-                .spawn(move || work(session, &queue))
+                .spawn(move || work(session, &queue, output_bytes))
                 .map_err(Error::internal)?;
         }
         Ok(Workers { jobs, queue_capacity })
     }
 
-    /// Runs the model. Dropping the future abandons the job: a worker skips it if it has not begun.
+    /// Runs the model. Dropping the future abandons the job: a worker skips it if it has not begun, and ends it if it has.
     ///
     /// # Errors
     /// The queue is full, or ONNX Runtime refuses the inputs.
     pub async fn infer(&self, inputs: Vec<Tensor>) -> Result<Inference> {
         let (reply, answer) = oneshot::channel();
-        let job = Job { inputs, queued_at: Instant::now(), reply };
+        let options = Arc::new(RunOptions::new().map_err(Error::internal)?);
+        let _end = EndOnDrop(options.clone());
+        let job = Job { inputs, options, queued_at: Instant::now(), reply };
         self.jobs.try_send(job).map_err(|error| match error {
             TrySendError::Full(_) => Error::new(
                 ErrorCode::Overloaded,
@@ -124,13 +148,13 @@ impl Workers {
     }
 }
 
-fn work(mut session: Session, queue: &Receiver<Job>) {
+fn work(mut session: Session, queue: &Receiver<Job>, output_bytes: usize) {
     while let Ok(job) = queue.recv() {
         if job.reply.is_closed() {
             continue;
         }
         let started = Instant::now();
-        let outputs = run(&mut session, &job.inputs);
+        let outputs = run(&mut session, &job, output_bytes);
         let inference =
             outputs.map(|outputs| Inference { outputs, queued: started - job.queued_at, ran: started.elapsed() });
         if job.reply.send(inference).is_err() {
@@ -139,12 +163,22 @@ fn work(mut session: Session, queue: &Receiver<Job>) {
     }
 }
 
-fn run(session: &mut Session, inputs: &[Tensor]) -> Result<Vec<Output>> {
-    let values: Vec<(Cow<'_, str>, SessionInputValue<'_>)> =
-        inputs.iter().map(|tensor| Ok((Cow::from(tensor.name.as_str()), to_value(tensor)?))).collect::<Result<_>>()?;
-    let outputs = session.run(values).map_err(|error| {
+fn run(session: &mut Session, job: &Job, output_bytes: usize) -> Result<Vec<Output>> {
+    let values: Vec<(Cow<'_, str>, SessionInputValue<'_>)> = job
+        .inputs
+        .iter()
+        .map(|tensor| Ok((Cow::from(tensor.name.as_str()), to_value(tensor)?)))
+        .collect::<Result<_>>()?;
+    let outputs = session.run_with_options(values, &job.options).map_err(|error| {
         Error::invalid_input(format!("ONNX Runtime could not run the model on this input: {}", error.message()))
     })?;
+    let bytes = outputs.iter().fold(0usize, |bytes, (_, value)| bytes.saturating_add(least_bytes(&value)));
+    if bytes > output_bytes {
+        return Err(Error::new(
+            ErrorCode::TooLarge,
+            format!("the model's answer of {bytes} bytes is larger than {output_bytes} (--max-output-bytes)"),
+        ));
+    }
     outputs.iter().map(|(name, value)| from_value(name, &value)).collect()
 }
 
@@ -199,6 +233,12 @@ fn strings_to_value(tensor: &Tensor, strings: &[Bytes]) -> Result<SessionInputVa
     let value = ort::value::Tensor::from_string_array((tensor.shape.as_slice(), texts.as_slice()))
         .map_err(|error| Error::invalid_input(format!("input {}: {}", tensor.name, error.message())))?;
     Ok(value.into())
+}
+
+/// What an output takes in memory at the least: exact for numbers, a reference each for strings.
+fn least_bytes(value: &DynValue) -> usize {
+    let ValueType::Tensor { ty, shape, .. } = value.dtype() else { return 0 };
+    shape.num_elements().saturating_mul(ty.byte_size(1).unwrap_or(size_of::<Bytes>()))
 }
 
 fn from_value(name: &str, value: &DynValue) -> Result<Output> {

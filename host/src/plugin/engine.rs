@@ -10,7 +10,7 @@ use super::limits::PluginLimits;
 use super::sandbox::Sandbox;
 
 /// How often running WebAssembly is interrupted, to count its time and to let other tasks run.
-pub(super) const TICK: Duration = Duration::from_millis(10);
+pub(super) const TICK: Duration = Duration::from_millis(2);
 /// Instances beside those that serve requests: they answer `describe` and try out a configuration.
 pub(super) const SPARE_INSTANCES: u32 = 4;
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{CONTRACT_VERSION, Plugin, PluginHost};
 use crate::digest::sha256_hex;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
 use crate::store::Store;
 
 /// A handle to the loaded plugins. Cloning shares them.
@@ -91,7 +91,10 @@ impl Plugins {
     /// The bundle or the store cannot be read or written, or a bundled plugin is not one.
     pub async fn import(&self, folder: &Path) -> Result<()> {
         let known = self.known_hashes().await?;
-        let mut files = tokio::fs::read_dir(folder).await.map_err(Error::internal)?;
+        let mut files = tokio::fs::read_dir(folder).await.map_err(|error| {
+            let folder = folder.display();
+            Error::new(ErrorCode::Internal, format!("the bundle's {folder} (--bundle) is not readable: {error}"))
+        })?;
         while let Some(file) = files.next_entry().await.map_err(Error::internal)? {
             if file.path().extension().is_none_or(|extension| extension != "wasm") {
                 continue;

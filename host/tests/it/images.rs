@@ -178,7 +178,39 @@ async fn an_upload_that_is_no_image_classifier_leaves_the_default_as_it_was() {
     let (host, _, _store) = host_and_pictures().await;
     let (status, answer) = upload_image_model(&host, "bad.onnx", b"no model".to_vec(), None).await;
     assert_eq!(status, 400, "{answer}");
-    let (status, answer) = upload_image_model(&host, "iris.onnx", crate::support::iris(), None).await;
+    let (status, answer) = upload_image_model(&host, "flowers.onnx", crate::support::iris(), None).await;
     assert_eq!(status, 400, "iris takes no image: {answer}");
     assert_like_reference("cat.jpg", &classify(&host, image("cat.jpg")).await);
+}
+
+#[tokio::test]
+async fn an_image_model_named_like_another_model_does_not_break_that_one() {
+    let (host, _, store) = host_and_pictures().await;
+    let (status, answer) = upload_image_model(&host, "iris.onnx", onnx_file::nhwc_classifier(1), None).await;
+    assert_eq!(status, 409, "{answer}");
+    assert!(error_message(&answer).contains("takes no images"), "{answer}");
+    drop(host);
+    let host = Host::start(store.path(), &[]).await;
+    host.assert_serves().await;
+}
+
+#[tokio::test]
+async fn image_models_of_one_name_sent_at_once_become_versions_and_keep_their_configuration() {
+    let (host, _, store) = host_and_pictures().await;
+    let config = store.path().join("models/efficientnet-lite0/model.toml");
+    let set = std::fs::read_to_string(&config).unwrap() + "config = { top_k = 2 }\n";
+    std::fs::write(&config, &set).unwrap();
+    let model = std::fs::read(repository_root().join("models/efficientnet-lite0/1/model.onnx")).unwrap();
+    let uploads = (0..3).map(|_| upload_image_model(&host, "efficientnet-lite0.onnx", model.clone(), None));
+    let mut versions: Vec<String> = futures_util::future::join_all(uploads)
+        .await
+        .into_iter()
+        .map(|(status, answer)| {
+            assert_eq!(status, 200, "{answer}");
+            answer["version"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    versions.sort();
+    assert_eq!(versions, ["2", "3", "4"]);
+    assert_eq!(std::fs::read_to_string(&config).unwrap(), set);
 }

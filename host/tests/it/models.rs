@@ -194,11 +194,11 @@ async fn a_corrupt_entry_is_reported_and_skipped_and_the_others_serve() {
 
 #[tokio::test]
 async fn an_upload_that_did_not_end_is_removed_and_can_be_repeated() {
-    let (host, store) = Host::with_iris(&[]).await;
-    assert_eq!(host.upload("half", "1", iris()).await.0, 201);
-    drop(host);
+    let store = crate::support::store_with_iris();
     // What is left by a host that dies between the sidecar and the model.
-    std::fs::remove_file(store.path().join("models/half/1/model.onnx")).unwrap();
+    let half = store.path().join("models/half/1");
+    std::fs::create_dir_all(&half).unwrap();
+    std::fs::write(half.join("model_info.json"), "{}").unwrap();
     let host = Host::start(store.path(), &[]).await;
     assert_eq!(host.get("/models/info?id=half").await.status(), 404);
     assert_eq!(host.upload("half", "1", iris()).await.0, 201);
@@ -218,4 +218,70 @@ async fn a_model_over_the_size_limit_is_413() {
     let (status, answer) = host.upload("large", "1", iris()).await;
     assert_eq!(status, 413);
     assert!(error_message(&answer).contains("--max-upload-bytes"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_field_that_is_unknown_or_comes_twice_is_refused_by_its_name() {
+    let (host, _store) = Host::with_iris(&[]).await;
+    let part = || Part::bytes(iris()).file_name("m.onnx");
+    for (path, form) in [
+        ("/models/upload", Form::new().part("model", part())),
+        ("/models/upload", Form::new().part("file", part()).part("file", part())),
+        ("/models/upload", Form::new().text("id", "a").text("id", "b")),
+        ("/upload", Form::new().part("file", part())),
+    ] {
+        let (status, answer) = post_form(&host, path, form).await;
+        assert_eq!(status, 400, "{answer}");
+        assert!(error_message(&answer).contains("unknown here or came twice"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_start_removes_what_an_upload_left_and_nothing_else() {
+    let store = crate::support::store_with_iris();
+    let model = |path: &str| store.path().join("models").join(path);
+    for folder in ["plan/1", "half/1"] {
+        std::fs::create_dir_all(model(folder)).unwrap();
+    }
+    // Somebody's own: a model of another kind, which this host does not serve.
+    std::fs::write(model("plan/1/model.plan"), "plan").unwrap();
+    std::fs::write(model("plan/1/labels.json"), "[]").unwrap();
+    // Ours: what a host that was killed leaves, at each step.
+    std::fs::write(model("half/1/model_info.json"), "{}").unwrap();
+    std::fs::write(model("half/1/labels.json"), "[]").unwrap();
+    std::fs::write(model("half/1/model.onnx#1"), "half").unwrap();
+    std::fs::create_dir_all(store.path().join(".scratch/old")).unwrap();
+    std::fs::write(store.path().join(".scratch/old/upload-x"), "half").unwrap();
+    let host = Host::start(store.path(), &[]).await;
+    host.assert_serves().await;
+    assert_eq!(files(&model("plan")), ["1/labels.json", "1/model.plan"]);
+    assert_eq!(files(&model("half")), [""; 0]);
+    assert!(!store.path().join(".scratch/old").exists());
+
+    // A second host on the same folder leaves the first one's uploads alone.
+    std::fs::create_dir_all(model("half/1")).unwrap();
+    std::fs::write(model("half/1/model_info.json"), "{}").unwrap();
+    let second = Host::start(store.path(), &[]).await;
+    second.assert_serves().await;
+    assert_eq!(files(&model("half")), ["1/model_info.json"]);
+}
+
+#[tokio::test]
+async fn an_answer_over_the_limit_is_413() {
+    let (host, _store) = Host::with_iris(&["--max-output-bytes", "1KiB"]).await;
+    host.upload("wide", "1", onnx_file::identity(1, &[-1])).await;
+    assert_eq!(host.predict(json!({ "model_id": "wide", "features": vec![1.0; 256] })).await.0, 200);
+    let (status, answer) = host.predict(json!({ "model_id": "wide", "features": vec![1.0; 257] })).await;
+    assert_eq!(status, 413);
+    assert!(error_message(&answer).contains("--max-output-bytes"), "{answer}");
+}
+
+#[tokio::test]
+async fn an_input_larger_than_can_be_counted_is_refused_and_not_a_panic() {
+    let (host, _store) = Host::with_iris(&[]).await;
+    let (status, _) = host.upload("vast", "1", onnx_file::identity(1, &[1, 1 << 40, 1 << 40])).await;
+    if status == 201 {
+        assert_eq!(host.predict(json!({ "model_id": "vast", "features": [1] })).await.0, 400);
+    }
+    host.assert_serves().await;
 }

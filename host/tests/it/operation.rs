@@ -132,3 +132,25 @@ async fn a_client_that_stops_sending_is_let_go() {
     assert!(response.text().await.unwrap().contains("--body-idle-timeout"));
     host.assert_serves().await;
 }
+
+#[tokio::test]
+async fn a_body_that_trickles_in_does_not_hold_a_place_for_ever() {
+    let (host, _store) = Host::with_iris(&["--predict-timeout", "400ms", "--max-predictions", "1"]).await;
+    let trickle = futures_util::stream::unfold((), |()| async {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        Some((Ok::<_, std::io::Error>(" "), ()))
+    });
+    let slow = host.client.post(format!("{}/predict", host.url)).body(reqwest::Body::wrap_stream(trickle));
+    assert_eq!(slow.send().await.unwrap().status(), 408);
+    host.assert_serves().await;
+}
+
+#[tokio::test]
+async fn a_browser_may_read_an_error_too() {
+    let (host, _store) = Host::with_iris(&[]).await;
+    let request = host.client.get(format!("{}/models/info?id=lily", host.url)).header("origin", "https://a.example");
+    let response = request.send().await.unwrap();
+    assert_eq!(response.status(), 404);
+    assert_eq!(response.headers()["access-control-allow-origin"], "*");
+    assert_eq!(response.headers()["content-type"], "application/json");
+}

@@ -149,10 +149,12 @@ async fn a_model_of_several_inputs_takes_them_by_name() {
 async fn bad_requests_are_told_what_was_expected_and_what_came() {
     let (host, _store) = Host::with_iris(&[]).await;
     let cases = [
-        (r#"{"model_id":"iris","features":[1,2,3]}"#, 400, &["FP32[·,4]", "shape [3]"][..]),
+        (r#"{"model_id":"iris","features":[1,2,3]}"#, 400, &["FP32[·,4]", "shape [3] (3 values)"][..]),
         (r#"{"model_id":"iris","features":[[1,2,3,4],[1,2,3]]}"#, 400, &["lists of 4 and of 3"]),
         (r#"{"model_id":"iris","features":[1,[2],3,4]}"#, 400, &["nested"]),
-        (r#"{"model_id":"iris","features":[1,2,3,"four"]}"#, 400, &["expected a number", "\"four\""]),
+        (r#"{"model_id":"iris","features":[1,2,3,"four"]}"#, 400, &["expected a 32-bit float", "\"four\""]),
+        (r#"{"model_id":"iris","features":[1,2,3,1e39]}"#, 400, &["expected a 32-bit float"]),
+        (r#"{"model_id":"iris","features":[1,2,3,4],"image_url":"x"}"#, 400, &["not both"]),
         (r#"{"model_id":"iris","features":{"a":1}}"#, 400, &["FP32[·,4]"]),
         (r#"{"model_id":"iris","features":null}"#, 400, &["iris"]),
         (r#"{"model_id":"iris"}"#, 400, &["`features` or `inputs`", "X FP32[·,4]"]),
