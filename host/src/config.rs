@@ -130,6 +130,14 @@ pub struct EngineConfig {
 /// What one client may ask of the host.
 #[derive(Debug, Clone, Args)]
 pub struct LimitsConfig {
+    /// Connections open at once; more wait to be taken.
+    #[arg(long, env = "NEXUS_MAX_CONNECTIONS", default_value_t = 8192, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_connections: u32,
+
+    /// Time a connection may take to send the head of a request, the pause before it included; past it, it is closed.
+    #[arg(long, env = "NEXUS_IDLE_TIMEOUT", default_value = "75s", value_parser = humantime::parse_duration)]
+    pub idle_timeout: Duration,
+
     /// Predictions in progress at once; past it the answer is 503.
     #[arg(long, env = "NEXUS_MAX_PREDICTIONS", default_value_t = 512, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_predictions: u32,

@@ -128,6 +128,40 @@ async fn a_request_longer_than_the_drain_timeout_is_cut_off_and_the_exit_is_0_al
 }
 
 #[tokio::test]
+async fn half_a_head_and_a_silent_connection_are_closed_and_give_their_places_back() {
+    let store = store_with_iris();
+    let options = ["--listen", "127.0.0.1:0", "--idle-timeout", "300ms", "--max-connections", "2"];
+    let process = Process::start(store.path(), &options, &[], store.path());
+    let mut half = TcpStream::connect(&process.address).unwrap();
+    half.write_all(b"POST /predict HTTP/1.1\r\nhost").unwrap();
+    let mut silent = TcpStream::connect(&process.address).unwrap();
+    // Both places are taken; the request is served as soon as one is given back.
+    assert_eq!(client().get(process.url("/health")).send().await.unwrap().status(), 200);
+    for stream in [&mut half, &mut silent] {
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream.read_to_end(&mut Vec::new()).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn sigterm_while_models_load_ends_with_0() {
+    let store = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_model-nexus"));
+    command.args(["serve", "--listen", "127.0.0.1:0", "--store"]).arg(store.path()).args(["--bundle", &bundle()]);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(child.stdout.take().unwrap());
+    // The plugin is being compiled as soon as the store is there.
+    while !store.path().join(".lock").exists() {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let mut text = String::new();
+    log.read_to_string(&mut text).unwrap();
+    assert!(!text.contains("listening"), "{text}");
+}
+
+#[tokio::test]
 async fn port_and_library_come_from_the_environment_and_a_dotenv_file() {
     let store = store_with_iris();
     // Free when asked, and nobody else takes it in the meantime but by bad luck.
