@@ -137,7 +137,7 @@ function headlineOf(body) {
   return value === undefined || value === null || typeof value === "object" ? null : String(value);
 }
 
-const shownElsewhere = new Set(["predicted_label", "confidence", "top_k", "model_id", "version", "latency_ms", "request_id"]);
+const shownElsewhere = new Set(["predicted_label", "confidence", "top_k", "model_id", "version", "latency_ms", "request_id", "timestamp"]);
 
 /** Shows an answer of `POST /predict`, whatever it holds, and returns the sentence to read out. */
 function showAnswer(place, { body, requestId, roundTrip, cache }) {

@@ -73,6 +73,8 @@ struct Job {
     inputs: Vec<Tensor>,
     options: Arc<RunOptions>,
     queued_at: Instant,
+    /// The request's, so that what ONNX Runtime logs has its id.
+    span: tracing::Span,
     reply: oneshot::Sender<Result<Inference>>,
 }
 
@@ -136,7 +138,7 @@ impl Workers {
         let (reply, answer) = oneshot::channel();
         let options = Arc::new(RunOptions::new().map_err(Error::internal)?);
         let _end = EndOnDrop(options.clone());
-        let job = Job { inputs, options, queued_at: Instant::now(), reply };
+        let job = Job { inputs, options, queued_at: Instant::now(), span: tracing::Span::current(), reply };
         self.jobs.try_send(job).map_err(|error| match error {
             TrySendError::Full(_) => Error::new(
                 ErrorCode::Overloaded,
@@ -153,6 +155,7 @@ fn work(mut session: Session, queue: &Receiver<Job>, output_bytes: usize) {
         if job.reply.is_closed() {
             continue;
         }
+        let _in_span = job.span.enter();
         let started = Instant::now();
         let outputs = run(&mut session, &job, output_bytes);
         let inference =
