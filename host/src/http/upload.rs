@@ -1,6 +1,8 @@
 //! `POST /models/upload` and `POST /upload`: a model file streams to disk, hashed on its way.
 
 use std::collections::BTreeMap;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -141,8 +143,10 @@ async fn read_form_in_time(app: &App, request: Request, file_field: &str, texts:
 
 async fn save(mut field: Field<'_>, scratch: &Path, limit: ByteSize) -> Result<UploadedFile> {
     let name = field.file_name().map(str::to_owned);
-    let (file, path) =
-        tempfile::Builder::new().prefix("upload-").tempfile_in(scratch).map_err(Error::internal)?.into_parts();
+    // As any new file, not for this user alone: it may become the store's own.
+    let mode = Permissions::from_mode(0o666);
+    let file = tempfile::Builder::new().prefix("upload-").permissions(mode).tempfile_in(scratch);
+    let (file, path) = file.map_err(Error::internal)?.into_parts();
     let mut file = tokio::fs::File::from_std(file);
     let mut hasher = Sha256::new();
     let mut size: u64 = 0;

@@ -1,5 +1,6 @@
 //! Uploads, what is listed of them, and what the store holds afterwards.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use reqwest::multipart::{Form, Part};
@@ -30,7 +31,7 @@ async fn post_form(host: &Host, path: &str, form: Form) -> (u16, Value) {
 
 #[tokio::test]
 async fn an_upload_answers_in_the_documented_form_and_serves_at_once() {
-    let (host, _store) = Host::with_iris(&[]).await;
+    let (host, store) = Host::with_iris(&[]).await;
     let (status, uploaded) = host.upload("flowers", "v1.0", iris()).await;
     assert_eq!(status, 201);
     assert_eq!(
@@ -41,6 +42,9 @@ async fn an_upload_answers_in_the_documented_form_and_serves_at_once() {
     assert_eq!(uploaded["info"]["outputs"][0]["dtype"], 7);
     let info: Value = host.get("/models/info?id=flowers").await.json().await.unwrap();
     assert_eq!(info, uploaded);
+    let file = std::fs::metadata(store.path().join("models/flowers/v1.0/model.onnx")).unwrap();
+    let sidecar = std::fs::metadata(store.path().join("models/flowers/v1.0/model_info.json")).unwrap();
+    assert_eq!(file.permissions().mode(), sidecar.permissions().mode());
     let listed: Value = host.get("/models").await.json().await.unwrap();
     let ids: Vec<&Value> = listed["models"].as_array().unwrap().iter().map(|model| &model["id"]).collect();
     assert_eq!(ids, ["flowers", "iris"]);
