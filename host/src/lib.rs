@@ -2,6 +2,8 @@
 
 /// What a request handler may reach.
 pub mod app;
+/// Work on many bytes, kept off the async threads.
+pub mod blocking;
 /// Answers kept in memory.
 pub mod cache;
 /// Every option; the only reader of the environment.

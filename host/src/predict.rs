@@ -7,6 +7,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use crate::app::App;
+use crate::blocking::off_async_threads;
 use crate::cache::CacheKey;
 use crate::error::{Error, ErrorCode, Result};
 use crate::model::ModelVersion;
@@ -20,6 +21,16 @@ pub enum Payload {
     Tensors(Vec<Tensor>),
     /// What the client sent, for the model's preprocess plugin to read.
     Raw(Request),
+}
+
+impl Payload {
+    /// Memory the payload takes, in bytes.
+    fn byte_size(&self) -> usize {
+        match self {
+            Payload::Tensors(tensors) => tensors.iter().map(Tensor::byte_size).sum(),
+            Payload::Raw(request) => request.body.len(),
+        }
+    }
 }
 
 /// What a model answers.
@@ -78,7 +89,8 @@ async fn predict_in_time(
         let answer = Arc::new(run(app, model, payload).await?);
         return Ok(Prediction { answer, cached: false });
     }
-    let key = cache_key(model, &payload);
+    let (hashed, bytes) = (model.clone(), payload.byte_size());
+    let (key, payload) = off_async_threads(bytes, move || (cache_key(&hashed, &payload), payload)).await?;
     let (answer, cached) = app.cache.get_or_compute(key, run(app, model, payload)).await?;
     let counter = if cached { &app.metrics.cache_hits } else { &app.metrics.cache_misses };
     counter.inc();
@@ -145,9 +157,14 @@ async fn run_pipeline(app: &App, model: &Arc<ModelVersion>, request: Request) ->
     let preprocess = model.preprocess.as_ref().ok_or_else(|| Error::internal("a raw request without a plugin"))?;
     let mut instance = preprocess.start().await?;
     let plugin = preprocess.plugin().reference();
-    let tensors = timed(app, &plugin, Stage::Preprocess, instance.preprocess(request)).await?;
-    check_tensors(model, &tensors)
-        .map_err(|problem| Error::new(ErrorCode::PluginFailed, format!("plugin {plugin}, preprocess: {problem}")))?;
+    // Tensors that do not fit the model are the plugin's failure, and counted as one.
+    let fitting = async {
+        let tensors = instance.preprocess(request).await?;
+        let misfit = |problem| Error::new(ErrorCode::PluginFailed, format!("plugin {plugin}, preprocess: {problem}"));
+        check_tensors(model, &tensors).map_err(misfit)?;
+        Ok(tensors)
+    };
+    let tensors = timed(app, &plugin, Stage::Preprocess, fitting).await?;
     let outputs = infer(app, model, tensors).await?;
     let Some(postprocess) = &model.postprocess else {
         return Ok(Answer::Outputs(outputs));

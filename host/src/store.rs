@@ -29,7 +29,6 @@ pub struct Store {
     scratch: Arc<tempfile::TempDir>,
     /// Held while this process is the folder's only host.
     lock: Option<Arc<std::fs::File>>,
-    location: String,
 }
 
 /// Where a folder keeps uploads on their way in: on the same file system, so that publishing one is a rename.
@@ -79,14 +78,7 @@ impl Store {
                 object_store::parse_url_opts(&url, options).map_err(|error| open_error(error.into()))?;
             let objects = Arc::new(PrefixStore::new(objects, prefix));
             let scratch = Arc::new(tempfile::Builder::new().prefix("model-nexus-").tempdir()?);
-            return Ok(Store {
-                objects,
-                local: None,
-                folder: None,
-                scratch,
-                lock: None,
-                location: location.to_owned(),
-            });
+            return Ok(Store { objects, local: None, folder: None, scratch, lock: None });
         }
         let folder = FilePath::new(location.strip_prefix("file://").unwrap_or(location));
         std::fs::create_dir_all(folder).map_err(|error| open_error(error.into()))?;
@@ -101,12 +93,7 @@ impl Store {
         }
         let scratch = Arc::new(scratch_folder(folder)?);
         let objects = local.clone();
-        let location = location.to_owned();
-        Ok(Store { objects, local: Some(local), folder: Some(folder.to_owned()), scratch, lock, location })
-    }
-
-    pub fn location(&self) -> &str {
-        &self.location
+        Ok(Store { objects, local: Some(local), folder: Some(folder.to_owned()), scratch, lock })
     }
 
     /// Whether this process is the store's only host: then what an earlier one left half-done can be removed.

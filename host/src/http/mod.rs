@@ -191,23 +191,6 @@ fn has_cause<T: std::error::Error + 'static>(error: &(dyn std::error::Error + 's
     std::iter::successors(Some(error), |&error| error.source()).any(|cause| cause.is::<T>())
 }
 
-/// Runs work on `bytes` of JSON: at once where that takes microseconds, on a blocking thread where it would hold up
-/// everybody else.
-///
-/// # Errors
-/// The work's own.
-pub async fn off_async_threads<T: Send + 'static>(
-    bytes: usize,
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    const AT_ONCE: usize = 256 << 10;
-    if bytes <= AT_ONCE {
-        return work();
-    }
-    let span = tracing::Span::current();
-    tokio::task::spawn_blocking(move || span.in_scope(work)).await.map_err(Error::internal)?
-}
-
 /// Marks answers that were in memory.
 pub fn cache_header(cached: bool) -> (HeaderName, HeaderValue) {
     (HeaderName::from_static("x-cache"), HeaderValue::from_static(if cached { "hit" } else { "miss" }))

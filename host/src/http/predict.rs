@@ -16,8 +16,9 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::json::{OutputData, OutputJson, read_tensor};
-use super::{RequestId, ServedBy, body_error, cache_header, off_async_threads, read_body};
+use super::{RequestId, ServedBy, body_error, cache_header, read_body};
 use crate::app::App;
+use crate::blocking::off_async_threads;
 use crate::config::to_usize;
 use crate::error::{Error, ErrorCode, Result};
 use crate::model::ModelVersion;
@@ -64,7 +65,7 @@ pub async fn predict(
     served_by.0.get_or_init(|| model.clone());
     let prediction = predict::predict(&app, &model, payload, use_cache).await?;
     let bytes = prediction.answer.byte_size();
-    off_async_threads(bytes, move || wrap(&model, &prediction, &id, started)).await
+    off_async_threads(bytes, move || wrap(&model, &prediction, &id, started)).await?
 }
 
 /// `Cache-Control: no-cache` (or `no-store`) goes round the cache.
@@ -88,7 +89,7 @@ async fn parse(app: &Arc<App>, request: Request) -> Result<Parsed> {
         return raw_image(app, media_type, body, parameters.0);
     }
     let app = app.clone();
-    off_async_threads(body.len(), move || parse_json(&app, body)).await
+    off_async_threads(body.len(), move || parse_json(&app, body)).await?
 }
 
 fn media_type(headers: &HeaderMap) -> String {

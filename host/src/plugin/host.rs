@@ -79,10 +79,6 @@ impl PluginHost {
         Ok(PluginHost { shared, linker, compilers: Arc::new(Semaphore::new(COMPILERS)) })
     }
 
-    pub fn limits(&self) -> &PluginLimits {
-        &self.shared.limits
-    }
-
     /// Compiles a component on a blocking thread, checks it against the contract and asks it to describe itself.
     ///
     /// # Errors

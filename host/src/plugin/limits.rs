@@ -11,7 +11,7 @@ pub struct PluginLimits {
     pub instances: u32,
     /// How long a request waits for an instance before it is turned away.
     pub instance_wait: Duration,
-    /// Time one instance may run WebAssembly, over all its stages; counted in steps of 10 ms.
+    /// Time one instance may run WebAssembly, over all its stages; counted in steps of 2 ms.
     pub cpu_time: Duration,
     /// Time one stage may take, waiting for the network included.
     pub wall_time: Duration,

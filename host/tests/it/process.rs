@@ -245,6 +245,15 @@ async fn kill_9_amid_uploads_leaves_no_half_model() {
     let process = Process::start(store.path(), &["--listen", "127.0.0.1:0"], &[], store.path());
     let health: Value = client().get(process.url("/health")).send().await.unwrap().json().await.unwrap();
     assert_eq!(health["skipped"], json!([]), "a half model was left");
+    for version in std::fs::read_dir(store.path().join("models")).unwrap() {
+        let folder = version.unwrap().path().join("1");
+        let Ok(files) = std::fs::read_dir(&folder) else { continue };
+        let mut files: Vec<_> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+        files.sort();
+        assert_eq!(files, ["model.onnx", "model_info.json"], "stray files in {}", folder.display());
+    }
+    let scratch = std::fs::read_dir(store.path().join(".scratch")).unwrap().count();
+    assert_eq!(scratch, 1, "a killed host's scratch folder was left");
     let listed: Value = client().get(process.url("/models")).send().await.unwrap().json().await.unwrap();
     let listed: Vec<_> =
         listed["models"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap()).collect();
