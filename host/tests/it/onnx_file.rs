@@ -109,3 +109,20 @@ pub fn nhwc_classifier(datatype: i32) -> Vec<u8> {
     let inputs = vec![value("images:0", datatype, &[1, 224, 224, 3])];
     model(nodes, vec![weight("weights", &[3, 1000], &weights)], inputs, vec![value("Softmax:0", 1, &[1, 1000])])
 }
+
+/// `y` = `x` with 1 added `trips` times, one by one: as long a run as one likes.
+pub fn counting_loop() -> Vec<u8> {
+    let body_nodes = [node("Identity", &["go"], &["go_on"]), node("Add", &["sum", "one"], &["next"])];
+    let body = body_nodes.into_iter().fold(Message::default(), |graph, node| graph.message(1, node)).bytes(2, "body");
+    let body = [value("trip", 7, &[]), value("go", 9, &[]), value("sum", 1, &[1])]
+        .into_iter()
+        .fold(body, |graph, input| graph.message(11, input));
+    let body = [value("go_on", 9, &[]), value("next", 1, &[1])]
+        .into_iter()
+        .fold(body, |graph, output| graph.message(12, output));
+    // 5 is `AttributeProto.GRAPH`.
+    let attribute = Message::default().bytes(1, "body").message(6, body).varint(20, 5);
+    let nodes = vec![node("Loop", &["trips", "", "x"], &["y"]).message(5, attribute)];
+    let inputs = vec![value("trips", 7, &[]), value("x", 1, &[1])];
+    model(nodes, vec![weight("one", &[1], &[1.0])], inputs, vec![value("y", 1, &[1])])
+}
