@@ -6,17 +6,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::cache::PredictionCache;
-use crate::config::{Config, object_store_options};
+use crate::config::{Config, PluginConfig, object_store_options};
 use crate::error::{Error, ErrorCode, Result};
 use crate::metrics::Metrics;
 use crate::model::{Models, Repository, Runtime};
-use crate::plugin::{EgressPolicy, PluginHost, Plugins};
+use crate::plugin::{CompiledCache, EgressPolicy, PluginHost, Plugins};
 use crate::store::Store;
 
 /// The host, shared by all requests.
 pub struct App {
     pub config: Config,
     pub models: Models,
+    pub plugins: Plugins,
     pub cache: PredictionCache,
     pub metrics: Metrics,
     /// Predictions that may be in progress.
@@ -37,8 +38,9 @@ impl App {
         let metrics = Metrics::new().map_err(|error| fatal(error.to_string()))?;
         let store = Store::open(&config.store, object_store_options()).map_err(|error| fatal(error.to_string()))?;
         let egress = EgressPolicy::new(config.allow_hosts.clone());
+        let compiled = compiled_cache(&config.plugin, &store).map_err(fatal)?;
         let plugins = Plugins::new(
-            PluginHost::new(config.plugin.limits(), egress)?,
+            PluginHost::new(config.plugin.limits(), egress, compiled)?,
             store.clone(),
             config.plugin.max_plugin_bytes.as_u64(),
         );
@@ -46,7 +48,7 @@ impl App {
             plugins.import(&bundle.join("plugins")).await?;
         }
         plugins.load_all().await?;
-        let models = Models::new(Repository::new(store), runtime, plugins, config.engine.clone());
+        let models = Models::new(Repository::new(store), runtime, plugins.clone(), &config);
         models.set_up(config.bundle.as_deref()).await?;
         models.load_all().await?;
         Ok(App {
@@ -55,6 +57,7 @@ impl App {
             uploads: Arc::new(Semaphore::new(config.limits.max_uploads as usize)),
             draining: AtomicBool::new(false),
             models,
+            plugins,
             metrics,
             config,
         })
@@ -92,5 +95,25 @@ impl App {
     /// From now on the host says that it is not ready.
     pub fn begin_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Where compiled plugins are kept. A folder that was asked for has to work; the one beside the models may not.
+fn compiled_cache(config: &PluginConfig, store: &Store) -> std::result::Result<Option<CompiledCache>, String> {
+    let max_bytes = config.plugin_cache_bytes.as_u64();
+    if max_bytes == 0 {
+        return Ok(None);
+    }
+    if let Some(folder) = &config.plugin_cache {
+        let opened = CompiledCache::open(folder, max_bytes);
+        return opened.map(Some).map_err(|error| format!("--plugin-cache {}: {error}", folder.display()));
+    }
+    let Some(folder) = store.folder().map(|folder| folder.join(".compiled")) else { return Ok(None) };
+    match CompiledCache::open(&folder, max_bytes) {
+        Ok(cache) => Ok(Some(cache)),
+        Err(error) => {
+            tracing::warn!(folder = %folder.display(), %error, "compiled plugins are not kept");
+            Ok(None)
+        }
     }
 }

@@ -6,7 +6,7 @@ use moka::future::Cache;
 
 use crate::config::CacheConfig;
 use crate::error::Result;
-use crate::predict::Answer;
+use crate::pipeline::Answer;
 
 /// The sha256 of everything an answer depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -54,5 +54,10 @@ impl PredictionCache {
             }
             Err(error) => Err(Arc::unwrap_or_clone(error)),
         }
+    }
+
+    /// Lets an answer go.
+    pub async fn forget(&self, key: &CacheKey) {
+        self.answers.invalidate(key).await;
     }
 }

@@ -242,6 +242,23 @@ pub struct PluginConfig {
     #[arg(long, env = "NEXUS_PLUGIN_COMPILE_TIME", default_value = "2m", value_parser = humantime::parse_duration)]
     pub plugin_compile_time: Duration,
 
+    /// Traps in a row after which a model's plugin is left alone for a while; 0: never.
+    #[arg(long, env = "NEXUS_PLUGIN_BREAKER_FAILURES", default_value_t = 5, value_name = "N")]
+    pub plugin_breaker_failures: u32,
+
+    /// How long a plugin that trapped again and again is left alone; then one request tries it.
+    #[arg(long, env = "NEXUS_PLUGIN_BREAKER_PAUSE", default_value = "10s", value_parser = humantime::parse_duration)]
+    pub plugin_breaker_pause: Duration,
+
+    /// Folder of compiled plugins, which has to be this user's alone [default: .compiled in a store that is a folder;
+    /// else none].
+    #[arg(long, env = "NEXUS_PLUGIN_CACHE", value_name = "FOLDER")]
+    pub plugin_cache: Option<PathBuf>,
+
+    /// Size of that folder, past which what was not used for longest is removed; 0: nothing is kept.
+    #[arg(long, env = "NEXUS_PLUGIN_CACHE_BYTES", default_value = "2GiB", value_name = "BYTES")]
+    pub plugin_cache_bytes: ByteSize,
+
     /// Size of one plugin's component.
     #[arg(long, env = "NEXUS_MAX_PLUGIN_BYTES", default_value = "64MiB", value_name = "BYTES")]
     pub max_plugin_bytes: ByteSize,
@@ -307,6 +324,8 @@ impl PluginConfig {
             log_lines: self.plugin_log_lines,
             log_line_bytes: to_usize(self.plugin_log_line_bytes),
             compile_time: self.plugin_compile_time,
+            breaker_failures: self.plugin_breaker_failures,
+            breaker_pause: self.plugin_breaker_pause,
         }
     }
 }

@@ -22,7 +22,9 @@ pub mod model;
 pub mod onnx;
 /// Plugins: loaded, kept, run in a sandbox.
 pub mod plugin;
-/// THE pipeline.
+/// What one request goes through at a model.
+pub mod pipeline;
+/// THE way of a prediction.
 pub mod predict;
 /// Every route, and the order of what every request passes through.
 pub mod routes;

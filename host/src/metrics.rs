@@ -1,7 +1,7 @@
 //! Every metric, in one struct. Names are kept from the services this project replaces; new ones are `nexus_*`.
 
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 /// Buckets from 100 µs, where a small model answers, to 30 s, where a request is given up.
@@ -25,6 +25,16 @@ pub struct Metrics {
     pub plugin_duration: HistogramVec,
     /// Stages that ended in an error of the plugin's own, by plugin and stage.
     pub plugin_failures: IntCounterVec,
+    /// Seconds that a plugin spent on what it fetched, by plugin and stage.
+    pub plugin_fetch_duration: HistogramVec,
+    /// The most linear memory of an instance, in bytes, by plugin.
+    pub plugin_memory: HistogramVec,
+    /// Bytes of requests, tensors and answers, by plugin, stage and direction (`in`, `out`).
+    pub plugin_bytes: IntCounterVec,
+    /// Requests that went around a stage that failed, by model, version and stage.
+    pub plugin_bypasses: IntCounterVec,
+    /// 1 while the circuit of a plugin that trapped again and again is open, by model, version and plugin.
+    pub circuit_open: IntGaugeVec,
     /// Model versions that serve.
     pub models_loaded: IntGauge,
     /// Predictions answered from memory.
@@ -55,6 +65,15 @@ impl Metrics {
             registry.register(Box::new(counter.clone()))?;
             Ok(counter)
         };
+        let memory = HistogramOpts::new("nexus_plugin_memory_bytes", "Most linear memory of an instance")
+            .buckets((20..=32).map(|power| 2f64.powi(power)).collect());
+        let plugin_memory = HistogramVec::new(memory, &["plugin"])?;
+        registry.register(Box::new(plugin_memory.clone()))?;
+        let circuit_open = IntGaugeVec::new(
+            Opts::new("nexus_plugin_circuit_open", "1 while a plugin that trapped again and again is left alone"),
+            &["model", "version", "plugin"],
+        )?;
+        registry.register(Box::new(circuit_open.clone()))?;
         let models_loaded = IntGauge::new("models_loaded", "Model versions that serve")?;
         registry.register(Box::new(models_loaded.clone()))?;
         Ok(Metrics {
@@ -85,6 +104,23 @@ impl Metrics {
                 "Plugin stages that ended in an error of the plugin's own",
                 &["plugin", "stage"],
             )?,
+            plugin_fetch_duration: seconds(
+                "nexus_plugin_fetch_duration_seconds",
+                "Time a plugin spent on what it fetched",
+                &["plugin", "stage"],
+            )?,
+            plugin_memory,
+            plugin_bytes: counter(
+                "nexus_plugin_bytes_total",
+                "Bytes of requests, tensors and answers that crossed a plugin's border",
+                &["plugin", "stage", "direction"],
+            )?,
+            plugin_bypasses: counter(
+                "nexus_plugin_bypasses_total",
+                "Requests that went around a stage that failed",
+                &["model", "version", "stage"],
+            )?,
+            circuit_open,
             models_loaded,
             cache_hits: plain("nexus_cache_hits_total", "Predictions answered from memory")?,
             cache_misses: plain("nexus_cache_misses_total", "Predictions that were not in memory")?,

@@ -30,6 +30,13 @@ pub fn router(app: Arc<App>) -> Result<Router> {
         .route("/models", get(http::models::list))
         .route("/models/info", get(http::models::show))
         .route("/models/upload", post(http::upload::upload_model))
+        .route(
+            "/models/{id}/pipeline",
+            get(http::pipeline::show).put(http::pipeline::bind).delete(http::pipeline::unbind),
+        )
+        .route("/plugins", get(http::plugins::list).delete(http::plugins::remove))
+        .route("/plugins/info", get(http::plugins::show))
+        .route("/plugins/upload", post(http::plugins::upload))
         .route("/health", get(http::health::health))
         .route("/metrics", get(http::health::metrics))
         .fallback(http::not_found)
@@ -60,5 +67,5 @@ fn cors(origins: &[String]) -> Result<CorsLayer> {
         .allow_origin(origins)
         .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
         .allow_headers([header::CONTENT_TYPE, header::CACHE_CONTROL, http::X_REQUEST_ID])
-        .expose_headers([http::X_REQUEST_ID, HeaderName::from_static("x-cache"), header::RETRY_AFTER]))
+        .expose_headers([http::X_REQUEST_ID, HeaderName::from_static("x-cache"), HeaderName::from_static("server-timing"), HeaderName::from_static("x-bypassed"), header::RETRY_AFTER]))
 }

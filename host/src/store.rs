@@ -101,6 +101,11 @@ impl Store {
         self.lock.is_some()
     }
 
+    /// The folder that the store is, where it is one.
+    pub fn folder(&self) -> Option<&FilePath> {
+        self.folder.as_deref()
+    }
+
     /// A folder for files on their way into the store, removed when the process ends.
     pub fn scratch(&self) -> &FilePath {
         self.scratch.path()

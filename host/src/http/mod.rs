@@ -1,14 +1,17 @@
 //! REST: each handler parses, calls, wraps. What is the same for all of them is here: request ids, errors, the log line.
 
+pub mod form;
 pub mod health;
 pub mod json;
 pub mod models;
+pub mod pipeline;
+pub mod plugins;
 pub mod predict;
 pub mod ui;
 pub mod upload;
 
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::{MatchedPath, Request, State};
@@ -21,6 +24,7 @@ use tracing::Instrument;
 use crate::app::App;
 use crate::error::{Error, ErrorCode, Result};
 use crate::model::ModelVersion;
+use crate::pipeline::Trace;
 
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -31,9 +35,37 @@ const MAX_REQUEST_ID: usize = 128;
 #[derive(Debug, Clone)]
 pub struct RequestId(pub Arc<str>);
 
-/// The version a request came to, for its log line; set by the handler that resolves it.
+/// What a handler tells of a request, for its log line and its headers.
 #[derive(Clone, Default)]
-pub struct ServedBy(pub Arc<OnceLock<Arc<ModelVersion>>>);
+pub struct Observation {
+    model: Arc<OnceLock<Arc<ModelVersion>>>,
+    trace: Arc<OnceLock<Trace>>,
+}
+
+impl Observation {
+    /// The version that the request came to.
+    pub fn serves(&self, model: &Arc<ModelVersion>) {
+        self.model.get_or_init(|| Arc::clone(model));
+    }
+
+    /// How the request went at the model.
+    pub fn went(&self, trace: Trace) {
+        self.trace.get_or_init(|| trace);
+    }
+
+    /// `Server-Timing`, and which stages were gone around.
+    fn add_headers(&self, response: &mut Response) {
+        let Some(trace) = self.trace.get() else { return };
+        let bypassed: Vec<&str> = trace.bypassed.iter().map(|stage| stage.name()).collect();
+        for (name, value) in [("server-timing", trace.server_timing()), ("x-bypassed", bypassed.join(", "))] {
+            if let Ok(value) = HeaderValue::from_str(&value)
+                && !value.is_empty()
+            {
+                response.headers_mut().insert(HeaderName::from_static(name), value);
+            }
+        }
+    }
+}
 
 impl RequestId {
     fn of(request: &Request) -> RequestId {
@@ -47,16 +79,16 @@ impl RequestId {
 /// Around every request: its id, a span that every log line inside carries it by, metrics, and the error's body.
 pub async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let id = RequestId::of(&request);
-    let served_by = ServedBy::default();
+    let observation = Observation::default();
     request.extensions_mut().insert(id.clone());
-    request.extensions_mut().insert(served_by.clone());
+    request.extensions_mut().insert(observation.clone());
     let span = tracing::info_span!("request", request_id = &*id.0);
     let mut observed = Observed {
         app,
         span: span.clone(),
         endpoint: request.extensions().get::<MatchedPath>().cloned(),
         method: known_method(request.method()),
-        served_by,
+        observation,
         started: Instant::now(),
         outcome: None,
     };
@@ -65,6 +97,7 @@ pub async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Ne
     if let Some(error) = &error {
         response = render_error(error, &id, response);
     }
+    observed.observation.add_headers(&mut response);
     if let Ok(value) = HeaderValue::from_str(&id.0) {
         response.headers_mut().insert(X_REQUEST_ID, value);
     }
@@ -84,7 +117,7 @@ struct Observed {
     span: tracing::Span,
     endpoint: Option<MatchedPath>,
     method: &'static str,
-    served_by: ServedBy,
+    observation: Observation,
     started: Instant,
     outcome: Option<(StatusCode, Option<Error>)>,
 }
@@ -101,20 +134,64 @@ impl Drop for Observed {
         self.app.metrics.http_requests.with_label_values(&[endpoint, method, &status.to_string()]).inc();
         self.app.metrics.http_request_duration.with_label_values(&[endpoint, method]).observe(elapsed.as_secs_f64());
         let _in_span = self.span.enter();
-        let latency_ms = elapsed.as_micros() as f64 / 1e3;
-        let served_by = self.served_by.0.get();
-        let (model, version) = (served_by.map(|model| model.id()), served_by.map(|model| model.version()));
+        let latency_ms = milliseconds(elapsed);
+        let model = self.observation.model.get();
+        let (model, version) = (model.map(|model| model.id()), model.map(|model| model.version()));
+        let steps = Steps::of(self.observation.trace.get());
+        macro_rules! line {
+            ($level:ident, $($fields:tt)*) => {
+                tracing::$level!(
+                    endpoint, method, status, latency_ms, model, version,
+                    fetch_ms = steps.fetch, preprocess_ms = steps.preprocess, queue_ms = steps.queue,
+                    infer_ms = steps.infer, postprocess_ms = steps.postprocess, plugin_memory = steps.memory,
+                    plugin_bytes = steps.bytes, $($fields)*
+                )
+            };
+        }
         match &self.outcome {
-            Some((_, None)) => tracing::info!(endpoint, method, status, latency_ms, model, version, "request"),
+            Some((_, None)) => line!(info, "request"),
             Some((_, Some(error))) if matches!(error.code, ErrorCode::Internal | ErrorCode::PluginFailed) => {
-                tracing::error!(endpoint, method, status, latency_ms, model, version, %error, "request failed");
+                line!(error, %error, "request failed");
             }
-            Some((_, Some(error))) => {
-                tracing::info!(endpoint, method, status, latency_ms, model, version, %error, "request refused");
-            }
-            None => tracing::info!(endpoint, method, status, latency_ms, model, version, "the client went away"),
+            Some((_, Some(error))) => line!(info, %error, "request refused"),
+            None => line!(info, "the client went away"),
         }
     }
+}
+
+/// A trace as the log line has it: milliseconds of each step that was gone through, and what the plugins took.
+#[derive(Default)]
+struct Steps {
+    fetch: Option<f64>,
+    preprocess: Option<f64>,
+    queue: Option<f64>,
+    infer: Option<f64>,
+    postprocess: Option<f64>,
+    /// The most linear memory of an instance, in bytes.
+    memory: Option<usize>,
+    /// Bytes that crossed the border of an instance, both ways.
+    bytes: Option<usize>,
+}
+
+impl Steps {
+    fn of(trace: Option<&Trace>) -> Steps {
+        let Some(trace) = trace else { return Steps::default() };
+        let plugin = || trace.preprocess.iter().chain(&trace.postprocess);
+        Steps {
+            fetch: trace.fetching().map(milliseconds),
+            preprocess: trace.preprocess.as_ref().map(|stage| milliseconds(stage.computing())),
+            queue: trace.inference.map(|(queued, _)| milliseconds(queued)),
+            infer: trace.inference.map(|(_, ran)| milliseconds(ran)),
+            postprocess: trace.postprocess.as_ref().map(|stage| milliseconds(stage.computing())),
+            memory: plugin().map(|stage| stage.peak_memory).max(),
+            bytes: plugin().map(|stage| stage.crossed.into_plugin + stage.crossed.out_of_plugin).reduce(|a, b| a + b),
+        }
+    }
+}
+
+/// Microseconds are what the clock is good for; more digits only look exact.
+fn milliseconds(time: Duration) -> f64 {
+    time.as_micros() as f64 / 1e3
 }
 
 /// Hands the error to [`observe`], which knows the request's id.

@@ -10,9 +10,8 @@ use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::error::{Error, Result};
-use crate::model::ModelVersion;
+use crate::model::{BoundStage, ModelVersion};
 use crate::onnx::{Dim, ValueInfo, ValueKind};
-use crate::plugin::Binding;
 use crate::tensor::DataType;
 
 #[derive(Deserialize)]
@@ -87,8 +86,8 @@ fn info(model: &ModelVersion) -> Value {
 }
 
 fn pipeline(model: &ModelVersion) -> Value {
-    let reference = |binding: &Option<Arc<Binding>>| binding.as_ref().map(|binding| binding.plugin().reference());
-    json!({ "preprocess": reference(&model.preprocess), "postprocess": reference(&model.postprocess) })
+    let reference = |stage: &Option<BoundStage>| stage.as_ref().map(|stage| stage.binding.plugin().reference());
+    json!({ "preprocess": reference(&model.pipeline.preprocess), "postprocess": reference(&model.pipeline.postprocess) })
 }
 
 /// `{"name","dtype","datatype","shape","symbolic"}`: `dtype` is ONNX's number; -1 stands for a size that is not fixed, and

@@ -1,4 +1,4 @@
-//! `POST /predict`: tensors or features as JSON, an image by URL, as a file or as the raw body.
+//! `POST /predict`: tensors or features as JSON, or what the model's plugin reads, as JSON, a file or the raw body.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,14 +16,15 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::json::{OutputData, OutputJson, read_tensor};
-use super::{RequestId, ServedBy, body_error, cache_header, read_body};
+use super::{Observation, RequestId, body_error, cache_header, read_body};
 use crate::app::App;
 use crate::blocking::off_async_threads;
 use crate::config::to_usize;
 use crate::error::{Error, ErrorCode, Result};
 use crate::model::ModelVersion;
+use crate::pipeline::{self, Answer, Payload, Trace};
 use crate::plugin;
-use crate::predict::{self, Answer, Payload, Prediction};
+use crate::predict::{self, Prediction};
 use crate::tensor::Output;
 
 /// What every way of asking comes down to.
@@ -50,7 +51,7 @@ struct PredictBody<'j> {
 pub async fn predict(
     State(app): State<Arc<App>>,
     Extension(id): Extension<RequestId>,
-    Extension(served_by): Extension<ServedBy>,
+    Extension(observation): Extension<Observation>,
     request: Request,
 ) -> Result<Response> {
     let started = Instant::now();
@@ -62,8 +63,11 @@ pub async fn predict(
         Error::new(ErrorCode::RequestTimeout, format!("the body did not come within {limit} (--predict-timeout)"))
     });
     let Parsed { model, payload } = parsed??;
-    served_by.0.get_or_init(|| model.clone());
-    let prediction = predict::predict(&app, &model, payload, use_cache).await?;
+    observation.serves(&model);
+    let mut trace = Trace::default();
+    let prediction = predict::predict(&app, &model, payload, use_cache, &mut trace).await;
+    observation.went(trace);
+    let prediction = prediction?;
     let bytes = prediction.answer.byte_size();
     off_async_threads(bytes, move || wrap(&model, &prediction, &id, started)).await?
 }
@@ -85,11 +89,16 @@ async fn parse(app: &Arc<App>, request: Request) -> Result<Parsed> {
     let parameters = Query::<Vec<(String, String)>>::try_from_uri(request.uri())
         .map_err(|error| Error::invalid_input(format!("the query string is not readable: {error}")))?;
     let body = body_of(app, request.into_body()).await?;
-    if media_type.starts_with("image/") || media_type == "application/octet-stream" {
-        return raw_image(app, media_type, body, parameters.0);
+    if is_json(&media_type) {
+        let app = app.clone();
+        return off_async_threads(body.len(), move || parse_json(&app, body)).await?;
     }
-    let app = app.clone();
-    off_async_threads(body.len(), move || parse_json(&app, body)).await?
+    raw_body(app, media_type, body, parameters.0)
+}
+
+/// What a client that says nothing of its body sends is JSON here, and curl's `-d` says that it is a form.
+fn is_json(media_type: &str) -> bool {
+    matches!(media_type, "" | "application/json" | "application/x-www-form-urlencoded") || media_type.ends_with("+json")
 }
 
 fn media_type(headers: &HeaderMap) -> String {
@@ -149,13 +158,13 @@ fn default_image_model(app: &App, version: Option<&str>) -> Result<Arc<ModelVers
 
 /// `features` is the tensor of the one input that a caller has to give.
 fn read_features(model: &ModelVersion, features: &RawValue) -> Result<crate::tensor::Tensor> {
-    let mut required = model.inputs.iter().filter(|input| !input.optional);
-    match (required.next().or(model.inputs.first()), required.next()) {
-        (Some(input), None) => read_tensor(&input.spec, features),
-        _ => Err(Error::invalid_input(format!(
+    let required = model.inputs.iter().filter(|input| !input.optional).count();
+    match pipeline::only_input(model).or(model.inputs.first().filter(|_| required == 0)) {
+        Some(input) => read_tensor(&input.spec, features),
+        None => Err(Error::invalid_input(format!(
             "model {} has not exactly one input; give `inputs` with a value for each of: {}",
             model.id(),
-            predict::describe_inputs(model)
+            pipeline::describe_inputs(model)
         ))),
     }
 }
@@ -167,7 +176,7 @@ fn read_inputs(model: &ModelVersion, inputs: &[(String, &RawValue)]) -> Result<V
             Error::invalid_input(format!(
                 "model {} has no input {name:?}; its inputs: {}",
                 model.id(),
-                predict::describe_inputs(model)
+                pipeline::describe_inputs(model)
             ))
         })?;
         read_tensor(&input.spec, json)
@@ -198,7 +207,8 @@ fn inputs_in_order<'de, D: Deserializer<'de>>(
     deserializer.deserialize_map(Pairs)
 }
 
-fn raw_image(app: &App, content_type: String, body: Bytes, parameters: Vec<(String, String)>) -> Result<Parsed> {
+/// A body that is not JSON is for the model's plugin to read. Which model, the parameters say.
+fn raw_body(app: &App, content_type: String, body: Bytes, parameters: Vec<(String, String)>) -> Result<Parsed> {
     let named = |name: &str| parameters.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
     let model = match named("model_id") {
         Some(id) => app.models.registry.get(id, named("version"))?,
@@ -208,27 +218,28 @@ fn raw_image(app: &App, content_type: String, body: Bytes, parameters: Vec<(Stri
     Ok(Parsed { model, payload: Payload::Raw(request) })
 }
 
-/// A form: the file `image`, every other field a parameter.
+/// A form: the file `image` or `file`, every other field a parameter.
 async fn parse_form(app: &App, request: Request) -> Result<Parsed> {
     let limit = to_usize(app.config.limits.max_body_bytes);
     let (parts, body) = request.into_parts();
     let body = Body::from(read_body(body, limit, "--max-body-bytes").await?);
     let form = Multipart::from_request(Request::from_parts(parts, body), &()).await;
     let mut form = form.map_err(|error| body_error(&error))?;
-    let mut image = None;
+    let mut file = None;
     let mut parameters = Vec::new();
     while let Some(field) = form.next_field().await.map_err(|error| body_error(&error))? {
         let name = field.name().unwrap_or_default().to_owned();
-        if name == "image" {
+        if matches!(name.as_str(), "image" | "file") && file.is_none() {
             let content_type = field.content_type().unwrap_or("application/octet-stream").to_owned();
-            image = Some((content_type, field.bytes().await.map_err(|error| body_error(&error))?));
+            file = Some((content_type, field.bytes().await.map_err(|error| body_error(&error))?));
         } else {
             parameters.push((name, field.text().await.map_err(|error| body_error(&error))?));
         }
     }
-    let (content_type, bytes) = image
-        .ok_or_else(|| Error::invalid_input("the form has no file `image`; curl sends one with -F image=@cat.jpg"))?;
-    raw_image(app, content_type, bytes, parameters)
+    let (content_type, bytes) = file.ok_or_else(|| {
+        Error::invalid_input("the form has no file `image` or `file`; curl sends one with -F image=@cat.jpg")
+    })?;
+    raw_body(app, content_type, bytes, parameters)
 }
 
 fn wrap(model: &ModelVersion, prediction: &Prediction, id: &RequestId, started: Instant) -> Result<Response> {

@@ -3,19 +3,21 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::Utc;
 use tempfile::TempPath;
+use tokio::sync::Semaphore;
 
-use super::registry::{ModelVersion, Registry, Skipped, input_specs, tensor_spec};
-use super::repository::{Entry, ModelConfig, Pipeline, Repository, Settings, Sidecar, StageBinding};
+use super::registry::{BoundPipeline, ModelVersion, Registry, Skipped, input_specs};
+use super::repository::{Entry, ModelConfig, Pipeline, Repository, Settings, Sidecar, StageBinding, VersionConfig};
 use super::worker::{Runtime, WorkerLimits, Workers};
 use super::{check_name, labels};
-use crate::config::{EngineConfig, to_usize};
+use crate::config::{Config, EngineConfig, to_usize};
 use crate::error::{Error, ErrorCode, Result};
 use crate::onnx::{self, MetadataError};
-use crate::plugin::{Binding, ModelDescription, Plugins};
+use crate::plugin::Plugins;
 
 /// The plugin that reads images for models uploaded as image models.
 pub const IMAGE_PLUGIN: &str = "image-classifier";
@@ -24,9 +26,13 @@ pub const IMAGE_PLUGIN: &str = "image-classifier";
 #[derive(Clone)]
 pub struct Models {
     pub registry: Registry,
-    repository: Repository,
+    pub(super) repository: Repository,
+    pub(super) plugins: Plugins,
+    /// Held while what is bound to a model changes, or a version comes to serve: one at a time.
+    pub(super) changes: Arc<Semaphore>,
+    /// Time that a golden request may take.
+    pub(super) predict_timeout: Duration,
     runtime: Runtime,
-    plugins: Plugins,
     engine: EngineConfig,
 }
 
@@ -42,11 +48,21 @@ pub struct NewModel {
     pub size: u64,
     /// A label file as it came.
     pub labels: Option<Bytes>,
+    /// Plugins to bind; without, those that are set for the model.
+    pub pipeline: Option<Pipeline>,
 }
 
 impl Models {
-    pub fn new(repository: Repository, runtime: Runtime, plugins: Plugins, engine: EngineConfig) -> Models {
-        Models { registry: Registry::default(), repository, runtime, plugins, engine }
+    pub fn new(repository: Repository, runtime: Runtime, plugins: Plugins, config: &Config) -> Models {
+        Models {
+            registry: Registry::default(),
+            repository,
+            plugins,
+            changes: Arc::new(Semaphore::new(1)),
+            predict_timeout: config.limits.predict_timeout,
+            runtime,
+            engine: config.engine.clone(),
+        }
     }
 
     /// A folder for uploads on their way in.
@@ -77,71 +93,17 @@ impl Models {
         let for_operator = |error: super::RepositoryError| Error::new(ErrorCode::Internal, error.to_string());
         let stored = self.repository.open(entry).await.map_err(for_operator)?;
         let config = self.repository.config(&entry.id).await.map_err(for_operator)?;
-        let model = self.assemble(stored.sidecar, stored.path, stored.labels, stored.file, &config.pipeline).await?;
+        let mut model = self.open(stored.sidecar, stored.path, stored.labels, stored.file).await?;
+        model.pipeline = self.bind(config.pipeline_of(&entry.version), &model).await?;
         Ok(self.registry.insert(model))
     }
 
     /// Checks, loads and publishes an upload; from then on it serves.
     ///
     /// # Errors
-    /// A name, file or label file that is not one; a version that exists.
-    pub async fn add(&self, new: NewModel) -> Result<Arc<ModelVersion>> {
-        // The id becomes a path in the store.
-        check_name("id", &new.id)?;
-        let config = self.repository.config(&new.id).await?;
-        self.add_with(&new, &config.pipeline).await
-    }
-
-    /// Adds a model that classifies images through the bundled plugin, and makes it the default. Its versions count up
-    /// from 1. A pipeline that is set for the id already, with a configuration perhaps, stays.
-    ///
-    /// # Errors
-    /// As [`Models::add`]; and `Conflict` where the id is that of a model which classifies no images.
-    pub async fn add_image_model(&self, mut new: NewModel) -> Result<Arc<ModelVersion>> {
-        check_name("id", &new.id)?;
-        let taken = self.repository.versions(&new.id).await?;
-        let mut config = self.repository.config(&new.id).await?;
-        let is_image_model = config.pipeline.preprocess.as_ref().is_some_and(|stage| names_plugin(stage, IMAGE_PLUGIN));
-        if !taken.is_empty() && !is_image_model {
-            return Err(Error::new(
-                ErrorCode::Conflict,
-                format!("{} is a model that takes no images; give the image model's file another name", new.id),
-            ));
-        }
-        if !is_image_model {
-            config.pipeline = self.image_pipeline()?;
-        }
-        let highest: u64 = taken.iter().filter_map(|version| version.parse().ok()).max().unwrap_or(0);
-        let model = self.add_numbered(&mut new, highest, &config.pipeline).await?;
-        if !is_image_model {
-            self.repository.write_config(model.id(), &config).await?;
-        }
-        self.set_default_image_model(model.id()).await?;
-        Ok(model)
-    }
-
-    /// Adds under the next free number: others may be uploading to the same id.
-    async fn add_numbered(&self, new: &mut NewModel, highest: u64, pipeline: &Pipeline) -> Result<Arc<ModelVersion>> {
-        const TRIES: u64 = 64;
-        for number in highest.saturating_add(1)..=highest.saturating_add(TRIES) {
-            new.version = number.to_string();
-            match self.add_with(new, pipeline).await {
-                Err(error) if error.code == ErrorCode::Conflict => {}
-                added => return added,
-            }
-        }
-        Err(Error::new(ErrorCode::Conflict, format!("many uploads of {} are in progress; try again", new.id)))
-    }
-
-    fn image_pipeline(&self) -> Result<Pipeline> {
-        let plugin = self.plugins.newest(IMAGE_PLUGIN).ok_or_else(|| {
-            Error::new(ErrorCode::NotReady, format!("no plugin {IMAGE_PLUGIN} is loaded; start the host with --bundle"))
-        })?;
-        let stage = StageBinding { plugin: plugin.reference(), config: serde_json::Map::new() };
-        Ok(Pipeline { preprocess: Some(stage.clone()), postprocess: Some(stage) })
-    }
-
-    async fn add_with(&self, new: &NewModel, pipeline: &Pipeline) -> Result<Arc<ModelVersion>> {
+    /// A name, file or label file that is not one; plugins that do not fit it; a version that exists.
+    pub async fn add(&self, new: &NewModel) -> Result<Arc<ModelVersion>> {
+        // Both become parts of a path in the store.
         check_name("id", &new.id)?;
         check_name("version", &new.version)?;
         if let Ok(existing) = self.registry.get(&new.id, Some(&new.version)) {
@@ -154,6 +116,100 @@ impl Models {
                 ),
             ));
         }
+        let mut model = self.check(new).await?;
+        let config = self.repository.config(&new.id).await?;
+        self.bind_and_try(&mut model, new.pipeline.as_ref().unwrap_or_else(|| config.pipeline_of(&new.version))).await?;
+        self.publish(model, new).await
+    }
+
+    /// Makes a checked version serve, and what is bound to it last.
+    async fn publish(&self, mut model: ModelVersion, new: &NewModel) -> Result<Arc<ModelVersion>> {
+        let _change = self.changes.acquire().await.map_err(Error::internal)?;
+        let before = self.repository.config(&new.id).await?;
+        let after = self.with_pipeline(new, &before).await?;
+        let pipeline = after.as_ref().unwrap_or(&before).pipeline_of(&new.version);
+        if *pipeline != model.pipeline.configured || !self.are_loaded(pipeline) {
+            // Somebody changed it since it was bound.
+            self.bind_and_try(&mut model, &pipeline.clone()).await?;
+        }
+        // The configuration first: of a version that is not there yet it says nothing.
+        if let Some(after) = &after {
+            self.repository.write_config(&new.id, after).await?;
+        }
+        let published = self.repository.publish(&model.info, new.labels.as_ref(), &new.file).await;
+        if published.is_err() && after.is_some() {
+            self.repository.write_config(&new.id, &before).await?;
+        }
+        model.path = published?;
+        let model = self.registry.insert(model);
+        tracing::info!(model = model.id(), version = model.version(), bytes = model.info.size, "model uploaded");
+        Ok(model)
+    }
+
+    /// The model's configuration with an upload's pipeline in it: set for all versions by the first one, and for itself
+    /// by a later one that differs. `None` where nothing is to be set.
+    async fn with_pipeline(&self, new: &NewModel, config: &ModelConfig) -> Result<Option<ModelConfig>> {
+        let Some(pipeline) = new.pipeline.clone() else { return Ok(None) };
+        if pipeline == *config.pipeline_of(&new.version) {
+            return Ok(None);
+        }
+        let mut config = config.clone();
+        if self.repository.versions(&new.id).await?.is_empty() {
+            config.pipeline = pipeline;
+        } else {
+            config.versions.insert(new.version.clone(), VersionConfig { pipeline });
+        }
+        Ok(Some(config))
+    }
+
+    /// Adds a model that classifies images through the bundled plugin, and makes it the default. Its versions count up
+    /// from 1. A pipeline that is set for the id already, with a configuration perhaps, stays.
+    ///
+    /// # Errors
+    /// As [`Models::add`]; and `Conflict` where the id is that of a model which classifies no images.
+    pub async fn add_image_model(&self, mut new: NewModel) -> Result<Arc<ModelVersion>> {
+        check_name("id", &new.id)?;
+        let taken = self.repository.versions(&new.id).await?;
+        let config = self.repository.config(&new.id).await?;
+        let is_image_model = config.pipeline.preprocess.as_ref().is_some_and(|stage| names_plugin(stage, IMAGE_PLUGIN));
+        if !taken.is_empty() && !is_image_model {
+            return Err(Error::new(
+                ErrorCode::Conflict,
+                format!("{} is a model that takes no images; give the image model's file another name", new.id),
+            ));
+        }
+        if !is_image_model {
+            new.pipeline = Some(self.image_pipeline()?);
+        }
+        let highest: u64 = taken.iter().filter_map(|version| version.parse().ok()).max().unwrap_or(0);
+        let model = self.add_numbered(&mut new, highest).await?;
+        self.set_default_image_model(model.id()).await?;
+        Ok(model)
+    }
+
+    /// Adds under the next free number: others may be uploading to the same id.
+    async fn add_numbered(&self, new: &mut NewModel, highest: u64) -> Result<Arc<ModelVersion>> {
+        const TRIES: u64 = 64;
+        for number in highest.saturating_add(1)..=highest.saturating_add(TRIES) {
+            new.version = number.to_string();
+            match self.add(new).await {
+                Err(error) if error.code == ErrorCode::Conflict => {}
+                added => return added,
+            }
+        }
+        Err(Error::new(ErrorCode::Conflict, format!("many uploads of {} are in progress; try again", new.id)))
+    }
+
+    fn image_pipeline(&self) -> Result<Pipeline> {
+        let plugin = self.plugins.find(IMAGE_PLUGIN, None).map_err(|_| {
+            Error::new(ErrorCode::NotReady, format!("no plugin {IMAGE_PLUGIN} is loaded; start the host with --bundle"))
+        })?;
+        let stage = StageBinding::new(plugin.plugin.reference());
+        Ok(Pipeline { preprocess: Some(stage.clone()), postprocess: Some(stage), golden: None })
+    }
+
+    /// Reads what the file says of itself and loads it, with no plugins around it yet.
+    async fn check(&self, new: &NewModel) -> Result<ModelVersion> {
         let class_labels = new.labels.as_deref().map(labels::parse).transpose()?.unwrap_or_default();
         let file = new.file.to_path_buf();
         let metadata = {
@@ -173,56 +229,15 @@ impl Models {
             uploaded_at: Utc::now(),
             metadata,
         };
-        let mut model = self.assemble(sidecar, String::new(), class_labels, file, pipeline).await?;
-        model.path = self.repository.publish(&model.info, new.labels.as_ref(), &new.file).await?;
-        let model = self.registry.insert(model);
-        tracing::info!(model = model.id(), version = model.version(), bytes = model.info.size, "model uploaded");
-        Ok(model)
+        self.open(sidecar, String::new(), class_labels, file).await
     }
 
-    /// Starts a version's workers and binds its plugins.
-    async fn assemble(
-        &self,
-        info: Sidecar,
-        path: String,
-        labels: Vec<String>,
-        file: PathBuf,
-        pipeline: &Pipeline,
-    ) -> Result<ModelVersion> {
+    /// Starts a version's workers.
+    async fn open(&self, info: Sidecar, path: String, labels: Vec<String>, file: PathBuf) -> Result<ModelVersion> {
         let inputs = input_specs(&info.metadata.inputs)?;
-        let description = Arc::new(ModelDescription {
-            id: info.id.clone(),
-            version: info.version.clone(),
-            inputs: inputs.iter().map(|input| input.spec.clone()).collect(),
-            // An output that is no tensor cannot be given to a plugin, and need not be: it is still served.
-            outputs: info.metadata.outputs.iter().filter_map(|output| tensor_spec(output).ok()).collect(),
-            labels: labels.clone(),
-        });
-        let preprocess = self.bind(pipeline.preprocess.as_ref(), &description).await?;
-        let postprocess = match (&pipeline.preprocess, &pipeline.postprocess, &preprocess) {
-            (Some(pre), Some(post), Some(binding)) if pre == post => Some(binding.clone()),
-            (_, post, _) => self.bind(post.as_ref(), &description).await?,
-        };
-        let workers = self.start_workers(&info, file).await?;
-        Ok(ModelVersion {
-            serial: ModelVersion::next_serial(),
-            info,
-            path,
-            inputs,
-            labels,
-            preprocess,
-            postprocess,
-            workers,
-        })
-    }
-
-    async fn bind(&self, stage: Option<&StageBinding>, model: &Arc<ModelDescription>) -> Result<Option<Arc<Binding>>> {
-        let Some(stage) = stage else { return Ok(None) };
-        let plugin = self.plugins.get(&stage.plugin)?;
-        let config = serde_json::to_string(&stage.config).map_err(Error::internal)?;
-        let binding = Binding::new(plugin, model.clone(), config);
-        binding.check().await?;
-        Ok(Some(Arc::new(binding)))
+        let workers = Arc::new(self.start_workers(&info, file).await?);
+        let pipeline = BoundPipeline::default();
+        Ok(ModelVersion { serial: ModelVersion::next_serial(), info, path, inputs, labels, pipeline, workers })
     }
 
     async fn start_workers(&self, info: &Sidecar, file: PathBuf) -> Result<Workers> {

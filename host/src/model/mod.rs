@@ -1,5 +1,6 @@
 //! Models: what is loaded, where it is kept, how it comes in, and the threads that run it.
 
+mod bind;
 mod labels;
 mod load;
 mod registry;
@@ -7,8 +8,11 @@ mod repository;
 mod worker;
 
 pub use load::{IMAGE_PLUGIN, Models, NewModel};
-pub use registry::{InputSpec, ModelVersion, Registry, Skipped};
-pub use repository::{Entry, ModelConfig, Pipeline, Repository, RepositoryError, Sidecar, StageBinding, Stored};
+pub use bind::{Golden, Rebound};
+pub use registry::{BoundPipeline, BoundStage, InputSpec, ModelVersion, Registry, Skipped};
+pub use repository::{
+    Entry, ModelConfig, OnFailure, Pipeline, Repository, RepositoryError, Sidecar, StageBinding, Stored, VersionConfig,
+};
 pub use worker::{Inference, Runtime, WorkerLimits, Workers};
 
 use crate::error::{Error, Result};

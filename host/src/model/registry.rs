@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::{Sidecar, Workers};
+use super::{OnFailure, Pipeline, Sidecar, Workers};
 use crate::error::{Error, Result};
 use crate::onnx::{Dim, ValueInfo, ValueKind};
-use crate::plugin::Binding;
+use crate::plugin::{Binding, Stage};
 use crate::tensor::{DataType, TensorSpec};
 
 /// A loaded version of a model. Requests hold an `Arc` of it, so it outlives its place in the registry.
+#[derive(Clone)]
 pub struct ModelVersion {
     /// Differs between any two loads in this process; what is remembered of one version is never taken for another's.
     pub serial: u64,
@@ -20,9 +21,40 @@ pub struct ModelVersion {
     /// Inputs the host can take.
     pub inputs: Vec<InputSpec>,
     pub labels: Vec<String>,
-    pub preprocess: Option<Arc<Binding>>,
-    pub postprocess: Option<Arc<Binding>>,
-    pub workers: Workers,
+    pub pipeline: BoundPipeline,
+    pub workers: Arc<Workers>,
+}
+
+/// The plugins around a version, initialised for it.
+#[derive(Debug, Clone, Default)]
+pub struct BoundPipeline {
+    pub preprocess: Option<BoundStage>,
+    pub postprocess: Option<BoundStage>,
+    /// What it was made from.
+    pub configured: Pipeline,
+}
+
+/// A plugin in one place of a pipeline.
+#[derive(Debug, Clone)]
+pub struct BoundStage {
+    pub binding: Arc<Binding>,
+    pub on_failure: OnFailure,
+}
+
+impl BoundPipeline {
+    /// Whether one instance serves both stages of a request.
+    pub fn shares_instance(&self) -> bool {
+        match (&self.preprocess, &self.postprocess) {
+            (Some(preprocess), Some(postprocess)) => Arc::ptr_eq(&preprocess.binding, &postprocess.binding),
+            _ => false,
+        }
+    }
+
+    /// Its stages, each with its name.
+    pub fn stages(&self) -> impl Iterator<Item = (Stage, &BoundStage)> {
+        let stages = [(Stage::Preprocess, &self.preprocess), (Stage::Postprocess, &self.postprocess)];
+        stages.into_iter().filter_map(|(name, stage)| Some((name, stage.as_ref()?)))
+    }
 }
 
 /// One input of a model.
@@ -128,12 +160,22 @@ impl Registry {
         })
     }
 
+    /// The loaded versions of a model.
+    ///
+    /// # Errors
+    /// As [`Registry::get`].
+    pub fn versions(&self, id: &str) -> Result<Vec<Arc<ModelVersion>>> {
+        // The message about an unknown model is `get`'s.
+        self.get(id, None)?;
+        Ok(self.read().models.get(id).map(|versions| versions.values().cloned().collect()).unwrap_or_default())
+    }
+
     /// All loaded versions, by id and version.
     pub fn list(&self) -> Vec<Arc<ModelVersion>> {
         self.read().models.values().flat_map(|versions| versions.values().cloned()).collect()
     }
 
-    /// Makes a version serve.
+    /// Makes a version serve, in place of the one of its id and version.
     pub fn insert(&self, model: ModelVersion) -> Arc<ModelVersion> {
         let model = Arc::new(model);
         let mut state = self.write();

@@ -53,12 +53,32 @@ pub struct Sidecar {
 pub struct ModelConfig {
     #[serde(default)]
     pub pipeline: Pipeline,
+    /// What is set for single versions, in place of what is set for all.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub versions: BTreeMap<String, VersionConfig>,
+}
+
+/// What is set for one version of a model.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VersionConfig {
+    pub pipeline: Pipeline,
+}
+
+impl ModelConfig {
+    /// The plugins around one version.
+    pub fn pipeline_of(&self, version: &str) -> &Pipeline {
+        self.versions.get(version).map_or(&self.pipeline, |version| &version.pipeline)
+    }
 }
 
 /// The plugins around a model. Where both stages name the same plugin and config, one instance serves both.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pipeline {
+    /// The JSON body of a request that the pipeline is tried with when it is bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub golden: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preprocess: Option<StageBinding>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -73,6 +93,37 @@ pub struct StageBinding {
     /// The plugin's own configuration.
     #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
     pub config: serde_json::Map<String, serde_json::Value>,
+    #[serde(default, skip_serializing_if = "OnFailure::is_fail")]
+    pub on_failure: OnFailure,
+}
+
+/// What becomes of a request when a plugin fails by its own fault.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnFailure {
+    /// It fails too.
+    #[default]
+    Fail,
+    /// It goes on without the stage: the body is taken for the model's input, or the model's outputs are the answer.
+    Bypass,
+}
+
+impl OnFailure {
+    fn is_fail(&self) -> bool {
+        *self == OnFailure::Fail
+    }
+}
+
+impl StageBinding {
+    /// A plugin with no configuration, whose failures are the request's.
+    pub fn new(plugin: String) -> StageBinding {
+        StageBinding { plugin, config: serde_json::Map::new(), on_failure: OnFailure::Fail }
+    }
+
+    /// Whether the same initialised plugin serves both.
+    pub fn is_same_plugin(&self, other: &StageBinding) -> bool {
+        self.plugin == other.plugin && self.config == other.config
+    }
 }
 
 /// `settings.json`: what is set for the host as a whole.

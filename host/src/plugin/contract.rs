@@ -1,13 +1,13 @@
 //! Whether a file is a component that this host can run, and what to say where it is not.
 
+use wasmparser::{Parser, Payload};
+use wasmtime::Engine;
+use wasmtime::component::Component;
 use wasmtime::component::types::ComponentItem;
-use wasmtime::component::{Component, Linker};
 
 use crate::error::{Error, Result};
 
-use super::bindings::PluginPre;
 use super::limits::option;
-use super::sandbox::Sandbox;
 
 /// The version of the package `nexus:plugin` that this host speaks.
 pub const CONTRACT_VERSION: &str = "0.1.0";
@@ -51,9 +51,25 @@ pub(super) fn cannot_compile(error: &wasmtime::Error) -> Error {
     Error::invalid_input(format!("the component cannot be compiled for this host: {reason}{hint}"))
 }
 
-/// Links a component to what the host offers, having checked that it is a plugin of this contract.
-pub(super) fn link(linker: &Linker<Sandbox>, component: &Component) -> Result<PluginPre<Sandbox>> {
-    let engine = linker.engine();
+/// The custom section in which the SDK writes the contract's version.
+const VERSION_SECTION: &str = "nexus:plugin-version";
+
+/// Checks the version that a component says it was built for, before the compiler sees it.
+pub(super) fn check_version(wasm: &[u8]) -> Result<()> {
+    // What cannot be parsed is for the compiler to refuse, with its reason.
+    for payload in Parser::new(0).parse_all(wasm).map_while(std::result::Result::ok) {
+        if let Payload::CustomSection(section) = payload
+            && section.name() == VERSION_SECTION
+        {
+            let version = String::from_utf8_lossy(section.data());
+            return if is_compatible(&version) { Ok(()) } else { Err(other_version(&version)) };
+        }
+    }
+    Ok(())
+}
+
+/// Checks that a component is a plugin of this contract. Returns the names of the interfaces it exports.
+pub(super) fn check(engine: &Engine, component: &Component) -> Result<Vec<String>> {
     let types = component.component_type();
     let exports: Vec<String> = types
         .exports(engine)
@@ -62,9 +78,14 @@ pub(super) fn link(linker: &Linker<Sandbox>, component: &Component) -> Result<Pl
         .collect();
     let imports: Vec<String> = types.imports(engine).map(|(name, _)| name.to_owned()).collect();
     check_names(&exports, &imports)?;
-    let mismatch =
-        |error: wasmtime::Error| Error::invalid_input(format!("the component does not fit this host: {error:#}"));
-    PluginPre::new(linker.instantiate_pre(component).map_err(mismatch)?).map_err(mismatch)
+    Ok(exports)
+}
+
+fn other_version(version: &str) -> Error {
+    let version: String = version.chars().take(32).collect();
+    Error::invalid_input(format!(
+        "the component is built for nexus:plugin {version}, this host speaks nexus:plugin {CONTRACT_VERSION}"
+    ))
 }
 
 fn check_names(exports: &[String], imports: &[String]) -> Result<()> {
@@ -75,10 +96,7 @@ fn check_names(exports: &[String], imports: &[String]) -> Result<()> {
     if let Some((_, version)) =
         exports.iter().chain(imports).filter_map(speaks).find(|(_, version)| !is_compatible(version))
     {
-        let message = format!(
-            "the component is built for nexus:plugin {version}, this host speaks nexus:plugin {CONTRACT_VERSION}"
-        );
-        return Err(Error::invalid_input(message));
+        return Err(other_version(&version));
     }
     if !exports.iter().filter_map(speaks).any(|(interface, _)| interface == "transform") {
         let exports = if exports.is_empty() { "nothing".to_owned() } else { exports.join(", ") };

@@ -18,6 +18,7 @@ use tokio::time::{Instant, Sleep, timeout_at};
 use wasmtime_wasi_http::{Error as WasiError, RequestOptions, WasiBody, WasiHttpHooks};
 
 use super::address::why_not_public;
+use super::grants::Grants;
 use super::limits::PluginLimits;
 use super::policy::{Denial, EgressPolicy, Reach};
 
@@ -117,6 +118,9 @@ pub(super) struct EgressHooks {
 #[derive(Clone)]
 struct Leash {
     egress: Arc<Egress>,
+    grants: Arc<Grants>,
+    /// Time that fetches took, to the last byte that the plugin read.
+    spent: Arc<Mutex<Duration>>,
     /// The first fault of the stage that runs.
     fault: Arc<Mutex<Option<FetchFault>>>,
     bytes: usize,
@@ -124,9 +128,21 @@ struct Leash {
 }
 
 impl EgressHooks {
-    pub(super) fn new(egress: Arc<Egress>, limits: &PluginLimits) -> EgressHooks {
-        let leash = Leash { egress, fault: Arc::default(), bytes: limits.fetch_bytes, time: limits.fetch_time };
+    pub(super) fn new(egress: Arc<Egress>, grants: Arc<Grants>, limits: &PluginLimits) -> EgressHooks {
+        let leash = Leash {
+            egress,
+            grants,
+            spent: Arc::default(),
+            fault: Arc::default(),
+            bytes: limits.fetch_bytes,
+            time: limits.fetch_time,
+        };
         EgressHooks { leash, fetches_left: limits.fetches }
+    }
+
+    /// Time that fetches took so far; those at the same time each count.
+    pub(super) fn time_spent(&self) -> Duration {
+        *self.leash.spent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes the first fault since the last call.
@@ -179,7 +195,8 @@ impl Leash {
         let url = Url::parse(&head.uri.to_string()).map_err(|_| WasiError::HttpRequestUriInvalid)?;
         let place = Place::of(&url).ok_or(WasiError::HttpRequestUriInvalid)?;
         let client = self.client(&url, &place)?;
-        let deadline = Instant::now() + self.time;
+        let fetch_time = FetchTime { started: Instant::now(), spent: Arc::clone(&self.spent) };
+        let deadline = fetch_time.started + self.time;
         let wished = options.and_then(|options| options.connect_timeout?.checked_add(options.first_byte_timeout?));
         let answer_by =
             wished.and_then(|wish| Instant::now().checked_add(wish)).map_or(deadline, |wish| wish.min(deadline));
@@ -194,7 +211,7 @@ impl Leash {
             client.execute(request).await.map_err(|error| self.explain(&error, &place))
         });
         match answer.await {
-            Ok(answer) => self.hold(answer?.into(), place.clone(), deadline),
+            Ok(answer) => self.hold(answer?.into(), place.clone(), deadline, fetch_time),
             Err(_) => {
                 if answer_by == deadline {
                     self.record(FetchFault::TooSlow { place: place.clone() });
@@ -210,7 +227,9 @@ impl Leash {
             return Err(WasiError::HttpRequestUriInvalid);
         }
         let host = url.host().ok_or(WasiError::HttpRequestUriInvalid)?;
-        let reach = self.egress.policy.judge(&host, place.port).map_err(|denial| {
+        let is_granted = self.grants.hosts.iter().any(|pattern| pattern.matches(&host, place.port));
+        let judged = if is_granted { self.egress.policy.judge(&host, place.port) } else { Err(Denial::NotGranted) };
+        let reach = judged.map_err(|denial| {
             self.record(FetchFault::Denied { place: place.clone(), denial });
             WasiError::HttpRequestDenied
         })?;
@@ -227,6 +246,7 @@ impl Leash {
         answer: http::Response<reqwest::Body>,
         place: Place,
         deadline: Instant,
+        fetch_time: FetchTime,
     ) -> Result<http::Response<WasiBody>, WasiError> {
         let (head, body) = answer.into_parts();
         let headers: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
@@ -240,6 +260,7 @@ impl Leash {
             deadline: Box::pin(tokio::time::sleep_until(deadline)),
             leash: self.clone(),
             place,
+            _fetch_time: fetch_time,
         };
         Ok(http::Response::from_parts(head, body.boxed_unsync()))
     }
@@ -284,6 +305,19 @@ struct LeashedBody {
     deadline: Pin<Box<Sleep>>,
     leash: Leash,
     place: Place,
+    _fetch_time: FetchTime,
+}
+
+/// Adds the time of a fetch when it ends, whichever way.
+struct FetchTime {
+    started: Instant,
+    spent: Arc<Mutex<Duration>>,
+}
+
+impl Drop for FetchTime {
+    fn drop(&mut self) {
+        *self.spent.lock().unwrap_or_else(PoisonError::into_inner) += self.started.elapsed();
+    }
 }
 
 impl Body for LeashedBody {

@@ -130,6 +130,10 @@ pub(super) fn overloaded(limits: &PluginLimits) -> Error {
 fn why_denied(place: &Place, denial: Denial) -> String {
     let allow = option("allow-host");
     match denial {
+        Denial::NotGranted => format!(
+            "it is not granted that host; upload the plugin with grants={{\"hosts\": [\"{}\"]}}, under another version",
+            place.host
+        ),
         Denial::NotAllowed => {
             format!("no {allow} names that host; start the host with --allow-host {}", place.host)
         }

@@ -7,14 +7,18 @@ use bytes::Bytes;
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 use wasmtime::Store;
+use wasmtime::component::{ComponentExportIndex, Instance};
 
 use crate::error::{Error, ErrorCode};
 use crate::tensor::{DataType, Tensor};
 
-use super::bindings::{self, PluginPre, nexus::plugin::types};
+use super::bindings::v0_1::{self, GoldenRequest, nexus::plugin::types};
+use super::compiler::Linked;
 use super::fault::Site;
+use super::grants::Grants;
 use super::host::Shared;
-use super::instance::{ModelDescription, Request, Response};
+use super::binding::ModelDescription;
+use super::instance::{Request, Response};
 use super::limits::PluginLimits;
 use super::log::PluginLog;
 use super::manifest::{Manifest, Stage};
@@ -26,12 +30,23 @@ const MESSAGE_BYTES: usize = 4 << 10;
 /// An instance and its store.
 pub(super) struct Guest {
     store: Store<Sandbox>,
-    exports: bindings::Plugin,
+    instance: Instance,
+    exports: v0_1::Plugin,
+    golden: Option<ComponentExportIndex>,
     shared: Arc<Shared>,
     /// `name@version`, as errors name the plugin.
     label: String,
+    /// Bytes of requests, tensors and answers that went in and came out.
+    crossed: Crossed,
     /// A call was cut off, by a trap, a limit or the caller going away: its memory is in no known state.
     broken: bool,
+}
+
+/// Bytes that crossed the border of an instance.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Crossed {
+    pub into_plugin: usize,
+    pub out_of_plugin: usize,
 }
 
 /// How a call that went through the sandbox ended.
@@ -46,21 +61,32 @@ impl Guest {
     /// A fresh instance, not yet initialised. The version is empty where it is not known yet.
     pub(super) async fn new(
         shared: &Arc<Shared>,
-        component: &PluginPre<Sandbox>,
+        linked: &Linked,
+        grants: &Arc<Grants>,
         name: &str,
         version: &str,
     ) -> Result<Guest, Error> {
         let label = if version.is_empty() { name.to_owned() } else { format!("{name}@{version}") };
         let limits = &shared.limits;
         let log = PluginLog::new(name, version, limits);
-        let mut store = Sandbox::store(&shared.engine, limits, &shared.egress, log);
+        let mut store = Sandbox::store(&shared.engine, limits, &shared.egress, grants, log);
         let site = Site { plugin: &label, stage: Stage::Init, limits };
-        let exports = match timeout(limits.wall_time, component.instantiate_async(&mut store)).await {
-            Ok(Ok(exports)) => exports,
+        let instantiated = timeout(limits.wall_time, async {
+            let instance = linked.component.instantiate_async(&mut store).await?;
+            Ok((instance, linked.exports.load(&mut store, &instance)?))
+        });
+        let (instance, exports) = match instantiated.await {
+            Ok(Ok(instantiated)) => instantiated,
             Ok(Err(error)) => return Err(site.trapped(&error, store.data())),
             Err(_) => return Err(site.timed_out(store.data())),
         };
-        Ok(Guest { store, exports, shared: Arc::clone(shared), label, broken: false })
+        let (golden, shared, crossed) = (linked.golden, Arc::clone(shared), Crossed::default());
+        Ok(Guest { store, instance, exports, golden, shared, label, crossed, broken: false })
+    }
+
+    /// The instance itself, to read its memory.
+    pub(super) fn into_parts(self) -> (Store<Sandbox>, Instance) {
+        (self.store, self.instance)
     }
 
     pub(super) async fn describe(&mut self) -> Result<Manifest, Error> {
@@ -87,8 +113,26 @@ impl Guest {
         self.leave(Stage::Init, outcome)
     }
 
+    /// A request that the plugin itself gives to be tried with, where it does.
+    pub(super) async fn golden(&mut self) -> Result<Option<Request>, Error> {
+        let Some(golden) = &self.golden else { return Ok(None) };
+        let example = self.instance.get_typed_func::<(), (Option<GoldenRequest>,)>(&mut self.store, golden);
+        let example = example
+            .map_err(|error| Error::invalid_input(format!("plugin {}, golden.example: {error:#}", self.label)))?;
+        let time = self.enter(Stage::Golden)?;
+        let call = example.call_async(&mut self.store, ());
+        let outcome = timeout(time, call).await.map(|returned| returned.map(|(request,)| Ok(request)));
+        let request = self.leave(Stage::Golden, outcome).map_err(|failure| self.answer(Stage::Golden, failure))?;
+        Ok(request.map(|GoldenRequest { content_type, body, parameters }| Request {
+            content_type,
+            body: body.into(),
+            parameters,
+        }))
+    }
+
     pub(super) async fn preprocess(&mut self, request: &Request) -> Result<Vec<Tensor>, Error> {
         let time = self.enter(Stage::Preprocess)?;
+        self.crossed.into_plugin += request.body.len();
         let parameters: Vec<(&str, &str)> =
             request.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let request =
@@ -97,7 +141,9 @@ impl Guest {
         let outcome = timeout(time, call).await;
         let tensors =
             self.leave(Stage::Preprocess, outcome).map_err(|failure| self.answer(Stage::Preprocess, failure))?;
-        self.check_output(Stage::Preprocess, tensors.iter().map(|tensor| tensor.data.len()).sum())?;
+        let bytes = tensors.iter().map(|tensor| tensor.data.len()).sum();
+        self.check_output(Stage::Preprocess, bytes)?;
+        self.crossed.out_of_plugin += bytes;
         tensors
             .into_iter()
             .map(|tensor| into_tensor(tensor).map_err(|what| self.failed(Stage::Preprocess, &what)))
@@ -110,6 +156,7 @@ impl Guest {
             .iter()
             .map(|tensor| (tensor.shape.iter().map(|&size| size as u64).collect(), tensor.to_wire()))
             .collect();
+        self.crossed.into_plugin += wire.iter().map(|(_, data)| data.len()).sum::<usize>();
         let tensors: Vec<types::TensorParam<'_>> = outputs
             .iter()
             .zip(&wire)
@@ -125,11 +172,25 @@ impl Guest {
         let response =
             self.leave(Stage::Postprocess, outcome).map_err(|failure| self.answer(Stage::Postprocess, failure))?;
         self.check_output(Stage::Postprocess, response.body.len().saturating_add(response.content_type.len()))?;
+        self.crossed.out_of_plugin += response.body.len();
         Ok(Response { content_type: response.content_type, body: response.body.into() })
     }
 
     pub(super) fn peak_memory(&self) -> usize {
         self.store.data().memory.peak
+    }
+
+    pub(super) fn crossed(&self) -> Crossed {
+        self.crossed
+    }
+
+    pub(super) fn time_fetching(&self) -> Duration {
+        self.store.data().egress.time_spent()
+    }
+
+    /// Whether a call was cut off, so that no further one can be made.
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken
     }
 
     /// The error a client gets: "invalid-input" is the client's fault, all else the plugin's.

@@ -1,39 +1,37 @@
-//! The plugin host: compiles components, checks them against the contract, and counts the instances that run.
+//! The plugin host: takes components in, and counts the instances that run.
 
 use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use wasmtime::Engine;
-use wasmtime::component::{Component, Linker};
 
-use crate::digest::sha256_hex;
 use crate::error::{Error, Result};
+use crate::store::Store;
 
-use super::bindings::PluginPre;
+use super::compiled::CompiledCache;
+use super::compiler::{Compiler, Linked};
 use super::contract;
 use super::egress::Egress;
 use super::engine::{self, SPARE_INSTANCES};
 use super::fault;
+use super::grants::Grants;
 use super::guest::{Guest, as_invalid_input};
-use super::limits::{PluginLimits, seconds};
+use super::limits::PluginLimits;
 use super::manifest::Manifest;
 use super::policy::EgressPolicy;
-use super::sandbox::Sandbox;
+use super::schema::ConfigSchema;
 
-/// Components compiled at once; a compiler uses every core by itself.
-const COMPILERS: usize = 1;
 /// Requests that may wait for an instance, for each instance there is.
 const WAITING_PER_INSTANCE: usize = 8;
 
-/// Compiles and runs plugins. Cloning shares the engine, its limits and its pool of instances.
+/// Takes plugins in and runs them. Cloning shares the engine, its limits and its pool of instances.
 #[derive(Clone)]
 pub struct PluginHost {
     shared: Arc<Shared>,
-    linker: Arc<Linker<Sandbox>>,
-    compilers: Arc<Semaphore>,
 }
 
 /// What every instance needs of its host.
@@ -41,6 +39,7 @@ pub(super) struct Shared {
     pub(super) engine: Engine,
     pub(super) limits: PluginLimits,
     pub(super) egress: Arc<Egress>,
+    pub(super) compiler: Compiler,
     /// Places for instances that serve requests.
     instances: Arc<Semaphore>,
     /// Places in the queue for one of those.
@@ -56,61 +55,84 @@ pub struct Plugin {
     pub sha256: String,
     /// Of the component, in bytes.
     pub size: usize,
-    component: PluginPre<Sandbox>,
+    pub grants: Arc<Grants>,
+    /// Why the memory after `init` is not kept; `None` where it can be.
+    pub unfit_for_snapshots: Option<String>,
+    pub(super) wasm: Wasm,
+    pub(super) linked: Linked,
     pub(super) shared: Arc<Shared>,
+    schema: Option<ConfigSchema>,
+    /// This plugin's places among the instances: fewer than all, so that no plugin takes every one from the others.
+    share: Arc<Semaphore>,
+}
+
+/// Where a component's bytes are, should they be needed again.
+#[derive(Clone)]
+pub enum Wasm {
+    Held(Bytes),
+    Stored { store: Store, path: String },
+}
+
+/// A place for an instance that serves requests.
+pub(super) struct Place {
+    _of_all: OwnedSemaphorePermit,
+    _of_this_plugin: OwnedSemaphorePermit,
 }
 
 impl PluginHost {
+    /// `cache` keeps what was compiled for the next start.
+    ///
     /// # Errors
     /// The limits do not fit the machine, as when the pool of instances takes more addresses than there are.
-    pub fn new(limits: PluginLimits, egress: EgressPolicy) -> Result<PluginHost> {
+    pub fn new(limits: PluginLimits, egress: EgressPolicy, cache: Option<CompiledCache>) -> Result<PluginHost> {
         let engine = engine::new(&limits).map_err(Error::internal)?;
-        let linker = Arc::new(engine::linker(&engine).map_err(Error::internal)?);
+        let linker = engine::linker(&engine).map_err(Error::internal)?;
         let egress = Arc::new(Egress::new(egress, &limits));
         let instances = limits.instances as usize;
         let shared = Arc::new(Shared {
             engine,
             egress,
+            compiler: Compiler::new(linker, cache, limits.compile_time),
             instances: Arc::new(Semaphore::new(instances)),
             waiting: Semaphore::new(instances.saturating_mul(WAITING_PER_INSTANCE)),
             spare: Arc::new(Semaphore::new(SPARE_INSTANCES as usize)),
             limits,
         });
-        Ok(PluginHost { shared, linker, compilers: Arc::new(Semaphore::new(COMPILERS)) })
+        Ok(PluginHost { shared })
     }
 
-    /// Compiles a component on a blocking thread, checks it against the contract and asks it to describe itself.
+    /// Compiles a component, or finds it compiled, checks it against the contract and asks it to describe itself.
     ///
     /// # Errors
     /// `InvalidInput` where this is no component, or not one the host can run, or it does not describe itself well.
-    pub async fn load(&self, wasm: Bytes) -> Result<Arc<Plugin>> {
-        contract::check_header(&wasm)?;
-        let size = wasm.len();
-        let (component, sha256) = self.compile(wasm).await?;
-        let _permit = self.shared.spare_instance().await?;
-        let mut guest = Guest::new(&self.shared, &component, "being uploaded", "").await.map_err(as_invalid_input)?;
-        let manifest = guest.describe().await.map_err(as_invalid_input)?;
-        Ok(Arc::new(Plugin { manifest, sha256, size, component, shared: Arc::clone(&self.shared) }))
-    }
-
-    async fn compile(&self, wasm: Bytes) -> Result<(PluginPre<Sandbox>, String)> {
-        let too_slow = || {
-            let limit = seconds(self.shared.limits.compile_time);
-            Error::invalid_input(format!("compiling the plugin takes longer than {limit}"))
+    pub async fn load(&self, wasm: Wasm, grants: Grants) -> Result<Plugin> {
+        let bytes = wasm.read().await?;
+        contract::check_header(&bytes)?;
+        contract::check_version(&bytes)?;
+        let size = bytes.len();
+        let prepared = self.shared.compiler.prepare(bytes).await?;
+        let grants = Arc::new(grants);
+        let manifest = {
+            let _permit = self.shared.spare_instance().await?;
+            let guest = Guest::new(&self.shared, &prepared.linked, &grants, "being uploaded", "").await;
+            guest.map_err(as_invalid_input)?.describe().await.map_err(as_invalid_input)?
         };
-        let compiled = timeout(self.shared.limits.compile_time, async {
-            let permit = Arc::clone(&self.compilers).acquire_owned().await.map_err(Error::internal)?;
-            let linker = Arc::clone(&self.linker);
-            let compile = tokio::task::spawn_blocking(move || {
-                // Held until the compiler is done: it cannot be stopped, even when nobody waits for it any more.
-                let _permit = permit;
-                let component =
-                    Component::new(linker.engine(), &wasm).map_err(|error| contract::cannot_compile(&error))?;
-                Ok((contract::link(&linker, &component)?, sha256_hex(&wasm)))
-            });
-            compile.await.map_err(Error::internal)?
-        });
-        compiled.await.map_err(|_| too_slow())?
+        let schema = ConfigSchema::parse(&manifest.config_schema).map_err(|problem| {
+            Error::invalid_input(format!("plugin {}@{}: {problem}", manifest.name, manifest.version))
+        })?;
+        let instances = self.shared.limits.instances as usize;
+        Ok(Plugin {
+            manifest,
+            sha256: prepared.sha256,
+            size,
+            grants,
+            unfit_for_snapshots: prepared.unfit_for_snapshots,
+            wasm,
+            linked: prepared.linked,
+            shared: Arc::clone(&self.shared),
+            schema,
+            share: Arc::new(Semaphore::new(instances - instances / 4)),
+        })
     }
 }
 
@@ -120,16 +142,23 @@ impl fmt::Debug for PluginHost {
     }
 }
 
-impl Shared {
-    /// Waits for a place among the instances that serve requests: not for long, and not in a long queue.
-    pub(super) async fn instance(&self) -> Result<OwnedSemaphorePermit> {
-        if let Ok(permit) = Arc::clone(&self.instances).try_acquire_owned() {
-            return Ok(permit);
+impl Wasm {
+    /// The component's bytes.
+    ///
+    /// # Errors
+    /// The store does not have it any more.
+    pub(super) async fn read(&self) -> Result<Bytes> {
+        match self {
+            Wasm::Held(bytes) => Ok(bytes.clone()),
+            Wasm::Stored { store, path } => {
+                let bytes = store.read(path).await.map_err(Error::internal)?;
+                bytes.ok_or_else(|| Error::internal(format!("{path} has gone")))
+            }
         }
-        let _place = self.waiting.try_acquire().map_err(|_| fault::overloaded(&self.limits))?;
-        acquire(&self.instances, &self.limits).await
     }
+}
 
+impl Shared {
     /// Waits for a place among the instances that are thrown away.
     pub(super) async fn spare_instance(&self) -> Result<OwnedSemaphorePermit> {
         acquire(&self.spare, &self.limits).await
@@ -144,8 +173,44 @@ async fn acquire(semaphore: &Arc<Semaphore>, limits: &PluginLimits) -> Result<Ow
 }
 
 impl Plugin {
-    pub(super) async fn instantiate(&self) -> Result<Guest> {
-        Guest::new(&self.shared, &self.component, &self.manifest.name, &self.manifest.version).await
+    /// `name@version`, as pipelines name a plugin.
+    pub fn reference(&self) -> String {
+        format!("{}@{}", self.manifest.name, self.manifest.version)
+    }
+
+    pub(super) async fn instantiate(&self, linked: &Linked) -> Result<Guest> {
+        Guest::new(&self.shared, linked, &self.grants, &self.manifest.name, &self.manifest.version).await
+    }
+
+    /// Waits for a place among the instances that serve requests: not for long, and not in a long queue.
+    pub(super) async fn place(&self) -> Result<Place> {
+        let Shared { instances, waiting, limits, .. } = &*self.shared;
+        // This plugin's own share first: who waits for that holds no place that another plugin could use.
+        let at_once = Arc::clone(&self.share).try_acquire_owned().ok();
+        if let Some(of_this_plugin) = at_once {
+            if let Ok(of_all) = Arc::clone(instances).try_acquire_owned() {
+                return Ok(Place { _of_all: of_all, _of_this_plugin: of_this_plugin });
+            }
+            let _queued = waiting.try_acquire().map_err(|_| fault::overloaded(limits))?;
+            return Ok(Place { _of_all: acquire(instances, limits).await?, _of_this_plugin: of_this_plugin });
+        }
+        let _queued = waiting.try_acquire().map_err(|_| fault::overloaded(limits))?;
+        let of_this_plugin = acquire(&self.share, limits).await?;
+        Ok(Place { _of_all: acquire(instances, limits).await?, _of_this_plugin: of_this_plugin })
+    }
+
+    /// Checks a binding's configuration against the schema. The message has the path of the wrong field.
+    pub(super) fn check_config(&self, config: &str) -> Result<()> {
+        let config: Value = serde_json::from_str(config)
+            .map_err(|error| Error::invalid_input(format!("the plugin's configuration is no JSON: {error}")))?;
+        match self.schema.as_ref().map(|schema| schema.check(&config)) {
+            Some(Err(faults)) => Err(self.refuses_config(&faults)),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn refuses_config(&self, why: &str) -> Error {
+        Error::invalid_input(format!("plugin {} refuses its configuration: {why}", self.reference()))
     }
 }
 

@@ -31,6 +31,10 @@ pub struct PluginLimits {
     pub fetches: usize,
     /// Time the compiler may take for one plugin.
     pub compile_time: Duration,
+    /// Traps in a row after which a binding is left alone; 0: never.
+    pub breaker_failures: u32,
+    /// How long it is left alone.
+    pub breaker_pause: Duration,
 }
 
 impl Default for PluginLimits {
@@ -49,6 +53,8 @@ impl Default for PluginLimits {
             fetch_time: Duration::from_secs(10),
             fetches: 32,
             compile_time: Duration::from_secs(120),
+            breaker_failures: 5,
+            breaker_pause: Duration::from_secs(10),
         }
     }
 }

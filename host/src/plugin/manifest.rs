@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::bindings::nexus::plugin::types;
+use super::bindings::v0_1::nexus::plugin::types;
 
 /// Most that a manifest may hold, in bytes, and in hosts or stages.
 const MANIFEST_BYTES: usize = 256 << 10;
@@ -14,6 +14,8 @@ const MANIFEST_ITEMS: usize = 100;
 pub enum Stage {
     Describe,
     Init,
+    /// Asked for a golden request.
+    Golden,
     Preprocess,
     Postprocess,
 }
@@ -23,6 +25,7 @@ impl Stage {
         match self {
             Stage::Describe => "describe",
             Stage::Init => "init",
+            Stage::Golden => "golden",
             Stage::Preprocess => "preprocess",
             Stage::Postprocess => "postprocess",
         }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
 use url::Host;
 
 use super::address::why_not_public;
@@ -18,7 +19,8 @@ pub struct EgressPolicy {
 ///
 /// A host named in full may have any address, a private one included. `*` and `*.example.com` allow public addresses
 /// only. Without a port, every port is allowed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct HostPattern {
     host: HostMatch,
     port: Option<u16>,
@@ -53,6 +55,8 @@ pub(super) enum Reach {
 /// Why a plugin may not fetch from a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Denial {
+    /// The plugin was not granted that host.
+    NotGranted,
     /// No pattern matches.
     NotAllowed,
     /// Only a wildcard matches, and this is "a loopback address" or the like.
@@ -67,15 +71,10 @@ impl EgressPolicy {
     /// Judges a request's host and port, before any name is resolved.
     pub(super) fn judge(&self, host: &Host<&str>, port: u16) -> Result<Reach, Denial> {
         let mut by_wildcard = false;
-        for pattern in self.patterns.iter().filter(|pattern| pattern.port.is_none_or(|allowed| allowed == port)) {
-            match (&pattern.host, host) {
-                (HostMatch::Name(allowed), Host::Domain(name)) if allowed == trim_dot(name) => {
-                    return Ok(Reach::AnyAddress);
-                }
-                (HostMatch::Address(allowed), _) if Some(*allowed) == address(host) => return Ok(Reach::AnyAddress),
-                (HostMatch::Below(domain), Host::Domain(name)) => by_wildcard |= is_below(trim_dot(name), domain),
-                (HostMatch::Any, _) => by_wildcard = true,
-                _ => {}
+        for pattern in self.patterns.iter().filter(|pattern| pattern.matches(host, port)) {
+            match &pattern.host {
+                HostMatch::Name(_) | HostMatch::Address(_) => return Ok(Reach::AnyAddress),
+                HostMatch::Below(_) | HostMatch::Any => by_wildcard = true,
             }
         }
         match address(host).and_then(why_not_public) {
@@ -83,6 +82,34 @@ impl EgressPolicy {
             Some(kind) => Err(Denial::NotPublic(kind)),
             None => Ok(Reach::PublicAddresses),
         }
+    }
+}
+
+impl HostPattern {
+    /// Whether it names this host and port.
+    pub(super) fn matches(&self, host: &Host<&str>, port: u16) -> bool {
+        let named = match (&self.host, host) {
+            (HostMatch::Any, _) => true,
+            (HostMatch::Name(allowed), Host::Domain(name)) => allowed == trim_dot(name),
+            (HostMatch::Below(domain), Host::Domain(name)) => is_below(trim_dot(name), domain),
+            (HostMatch::Address(allowed), _) => Some(*allowed) == address(host),
+            _ => false,
+        };
+        named && self.port.is_none_or(|allowed| allowed == port)
+    }
+}
+
+impl TryFrom<String> for HostPattern {
+    type Error = HostPatternError;
+
+    fn try_from(pattern: String) -> Result<HostPattern, HostPatternError> {
+        pattern.parse()
+    }
+}
+
+impl From<HostPattern> for String {
+    fn from(pattern: HostPattern) -> String {
+        pattern.to_string()
     }
 }
 

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use wasmtime::component::ResourceTable;
 use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
+use wasmtime_wasi::random::Deterministic;
 use wasmtime_wasi::{HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use super::egress::{Egress, EgressHooks};
 use super::engine::{self, TICK};
+use super::grants::Grants;
 use super::limits::PluginLimits;
 use super::log::{PluginLog, Standard};
 
@@ -47,11 +49,12 @@ pub(super) struct MemoryMeter {
 pub(super) struct CpuTimeSpent;
 
 impl Sandbox {
-    /// A store for one instance, with nothing granted but the log, random bytes and what `egress` lets through.
+    /// A store for one instance: its log, and what it is granted.
     pub(super) fn store(
         engine: &wasmtime::Engine,
         limits: &PluginLimits,
         egress: &Arc<Egress>,
+        grants: &Arc<Grants>,
         log: PluginLog,
     ) -> Store<Sandbox> {
         let mut table = ResourceTable::new();
@@ -60,8 +63,8 @@ impl Sandbox {
         http.set_field_size_limit(HEADER_BYTES);
         let sandbox = Sandbox {
             memory: MemoryMeter { limit: limits.memory_bytes, used: 0, peak: 0, refused: false },
-            egress: EgressHooks::new(Arc::clone(egress), limits),
-            wasi: empty_wasi(&log),
+            egress: EgressHooks::new(Arc::clone(egress), Arc::clone(grants), limits),
+            wasi: wasi(&log, grants),
             log,
             http,
             table,
@@ -83,22 +86,35 @@ impl Sandbox {
         });
         store
     }
+
+    /// Whether nothing of the host's is open: no stream, no request, no timer.
+    pub(super) fn holds_no_resources(&self) -> bool {
+        self.table.is_empty()
+    }
 }
 
-/// WASI with nothing in it: no arguments, environment, files, sockets or stdin. What goes to stdout and stderr goes to the
-/// log. Random bytes are real, because the standard library's hash maps need some. Clocks stand still: a plugin
-/// cannot time anything, though it can sleep, within its stage's time.
-fn empty_wasi(log: &PluginLog) -> WasiCtx {
-    WasiCtx::builder()
-        .stdout(log.stream(Standard::Output))
+/// What random bytes are drawn from where real ones are not granted. Hash maps of the standard library need some.
+const FIXED_RANDOM: [u8; 16] = *b"nexus:plugin 0.1";
+
+/// WASI with no arguments, environment, files, sockets or stdin. What goes to stdout and stderr goes to the log. Without a
+/// clock a plugin cannot time anything, though it can sleep, within its stage's time.
+fn wasi(log: &PluginLog, grants: &Grants) -> WasiCtx {
+    let mut wasi = WasiCtx::builder();
+    wasi.stdout(log.stream(Standard::Output))
         .stderr(log.stream(Standard::Error))
         .allow_tcp(false)
         .allow_udp(false)
         .allow_ip_name_lookup(false)
-        .max_random_size(RANDOM_BYTES)
-        .wall_clock(StoppedClock)
-        .monotonic_clock(StoppedClock)
-        .build()
+        .max_random_size(RANDOM_BYTES);
+    if !grants.clock {
+        wasi.wall_clock(StoppedClock).monotonic_clock(StoppedClock);
+    }
+    if !grants.random {
+        wasi.secure_random(Deterministic::new(FIXED_RANDOM.to_vec()))
+            .insecure_random(Deterministic::new(FIXED_RANDOM.to_vec()))
+            .insecure_random_seed(u128::from_le_bytes(FIXED_RANDOM));
+    }
+    wasi.build()
 }
 
 /// A clock that always says 0: 1 January 1970.

@@ -30,6 +30,7 @@ fn libraries_stay_in_their_rooms() {
     for (word, rooms) in [
         ("ort::", &["model/worker.rs"][..]),
         ("wasmtime", &["plugin/"]),
+        ("wasmparser::", &["plugin/"]),
         ("object_store::", &["store.rs"]),
         ("axum::", &["http/", "routes.rs", "server.rs"]),
         ("std::env", &["config.rs"]),

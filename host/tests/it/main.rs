@@ -8,6 +8,7 @@ mod models;
 mod onnx_file;
 mod operation;
 mod pictures;
+mod plugins;
 mod predict;
 mod process;
 mod sandbox;

@@ -68,9 +68,9 @@ async fn a_trap_a_panic_and_an_exit_are_told_apart() {
 #[tokio::test]
 async fn an_instance_that_trapped_is_not_used_again() {
     let plugin = shared_hostile().await;
-    let mut instance = bind(&plugin, r#"{"do": "trap"}"#).start().await.unwrap();
-    assert!(instance.preprocess(request("{}")).await.is_err());
-    let error = instance.postprocess(vec![scores()]).await.unwrap_err();
+    let mut instance = start(&plugin, r#"{"do": "trap"}"#).await.unwrap();
+    assert!(instance.preprocess(&request("{}")).await.is_err());
+    let error = instance.postprocess(&[scores()]).await.unwrap_err();
     assert_says(&error, ErrorCode::PluginFailed, &["an earlier call into this instance was cut off"]);
 }
 
@@ -130,10 +130,10 @@ async fn a_flood_of_log_lines_does_not_stop_a_plugin_nor_fill_the_log() {
     let error = serve(&plugin, r#"{"do": "log-huge", "count": 8000000}"#, "{}").await.unwrap_err();
     assert_says(&error, ErrorCode::PluginFailed, &["handed the host more than 4 MiB in one call"]);
     // Postprocess fails after the flood: the tail has the last lines of it, each cut.
-    let mut instance = bind(&plugin, r#"{"do": "log-flood", "count": 500}"#).start().await.unwrap();
-    instance.preprocess(request("{}")).await.unwrap();
+    let mut instance = start(&plugin, r#"{"do": "log-flood", "count": 500}"#).await.unwrap();
+    instance.preprocess(&request("{}")).await.unwrap();
     let bad = Tensor { name: "x".repeat(70 << 20), ..scores() };
-    let error = instance.postprocess(vec![bad]).await.unwrap_err();
+    let error = instance.postprocess(&[bad]).await.unwrap_err();
     assert_says(&error, ErrorCode::PluginFailed, &["its log ends: ", "flood line 499"]);
 }
 
@@ -146,7 +146,7 @@ async fn handles_and_random_bytes_are_limited() {
 #[tokio::test]
 async fn instances_are_limited_and_the_rest_waits_a_while() {
     let plugin = hostile(PluginLimits { instances: 2, ..small_limits() }, &[]).await;
-    let binding = bind(&plugin, "{}");
+    let binding = Arc::new(bind(&plugin, "{}").await.unwrap());
     let first = binding.start().await.unwrap();
     let _second = binding.start().await.unwrap();
     let error = binding.start().await.map(|_| ()).unwrap_err();
@@ -156,7 +156,7 @@ async fn instances_are_limited_and_the_rest_waits_a_while() {
         &["all 2 plugin instances are busy", "--plugin-instances (NEXUS_PLUGIN_INSTANCES)"],
     );
     // Trying out a configuration has a place of its own.
-    binding.check().await.unwrap();
+    bind(&plugin, r#"{"do": "state"}"#).await.unwrap();
     let waiting = tokio::spawn({
         let binding = binding.clone();
         async move { binding.start().await.map(|_| ()) }

@@ -12,7 +12,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::OnceCell;
 
-use super::{Binding, EgressPolicy, ModelDescription, Plugin, PluginHost, PluginLimits, Request, Response};
+use super::{
+    Binding, EgressPolicy, Grants, Instance, ModelDescription, Plugin, PluginHost, PluginLimits, Request, Response, Wasm,
+};
 use crate::error::{Error, ErrorCode, Result};
 use crate::tensor::{DataType, Tensor, TensorSpec};
 
@@ -41,11 +43,17 @@ fn small_limits() -> PluginLimits {
 
 fn host(limits: PluginLimits, allowed: &[&str]) -> PluginHost {
     let egress: EgressPolicy = allowed.iter().map(|pattern| pattern.parse::<super::HostPattern>().unwrap()).collect();
-    PluginHost::new(limits, egress).unwrap()
+    PluginHost::new(limits, egress, None).unwrap()
 }
 
 async fn hostile(limits: PluginLimits, allowed: &[&str]) -> Arc<Plugin> {
-    host(limits, allowed).load(component("hostile")).await.unwrap()
+    load(&host(limits, allowed), component("hostile")).await.unwrap()
+}
+
+/// Loads a plugin that may fetch from wherever the host lets plugins fetch from.
+async fn load(host: &PluginHost, wasm: Bytes) -> Result<Arc<Plugin>> {
+    let grants = Grants { hosts: vec!["*".parse().unwrap()], ..Grants::default() };
+    Ok(Arc::new(host.load(Wasm::Held(wasm), grants).await?))
 }
 
 /// One compiled plugin for all tests that need no limit or host of their own.
@@ -55,7 +63,7 @@ async fn shared_hostile() -> Arc<Plugin> {
     Arc::clone(HOSTILE.get_or_init(|| hostile(limits, &[])).await)
 }
 
-fn bind(plugin: &Arc<Plugin>, config: &str) -> Binding {
+async fn bind(plugin: &Arc<Plugin>, config: &str) -> Result<Binding> {
     let spec =
         |name: &str, shape: &[i64]| TensorSpec { name: name.into(), datatype: DataType::Fp32, shape: shape.to_vec() };
     let model = ModelDescription {
@@ -65,7 +73,7 @@ fn bind(plugin: &Arc<Plugin>, config: &str) -> Binding {
         outputs: vec![spec("scores", &[-1, 3])],
         labels: vec!["setosa".into(), "versicolor".into(), "virginica".into()],
     };
-    Binding::new(Arc::clone(plugin), Arc::new(model), config)
+    Binding::new(Arc::clone(plugin), Arc::new(model), config.to_owned()).await
 }
 
 fn request(body: &str) -> Request {
@@ -80,11 +88,15 @@ fn scores() -> Tensor {
     Tensor::from_vec("scores".into(), DataType::Fp32, vec![1, 3], vec![0.1f32, 0.7, 0.2]).unwrap()
 }
 
+async fn start(plugin: &Arc<Plugin>, config: &str) -> Result<Instance> {
+    bind(plugin, config).await?.start().await
+}
+
 /// One whole request, the model's part left out.
 async fn serve(plugin: &Arc<Plugin>, config: &str, body: &str) -> Result<Response> {
-    let mut instance = bind(plugin, config).start().await?;
-    instance.preprocess(request(body)).await?;
-    instance.postprocess(vec![scores()]).await
+    let mut instance = start(plugin, config).await?;
+    instance.preprocess(&request(body)).await?;
+    instance.postprocess(&[scores()]).await
 }
 
 async fn serve_json(plugin: &Arc<Plugin>, config: &str, body: &str) -> serde_json::Value {

@@ -6,18 +6,18 @@ use crate::plugin::Stage;
 #[tokio::test]
 async fn a_plugin_describes_itself_and_serves() {
     let wasm = component("hostile");
-    let plugin = host(small_limits(), &[]).load(wasm.clone()).await.unwrap();
+    let plugin = load(&host(small_limits(), &[]), wasm.clone()).await.unwrap();
     assert_eq!(plugin.manifest.name, "hostile");
     assert_eq!(plugin.manifest.stages, [Stage::Preprocess, Stage::Postprocess]);
     assert!(plugin.manifest.has(Stage::Preprocess) && !plugin.manifest.config_schema.is_empty());
     assert_eq!((plugin.size, plugin.sha256.len()), (wasm.len(), 64));
 
-    let mut instance = bind(&plugin, "{}").start().await.unwrap();
-    let tensors = instance.preprocess(request(r#"{"x": [5.1, 3.5, 1.4, 0.2]}"#)).await.unwrap();
+    let mut instance = start(&plugin, "{}").await.unwrap();
+    let tensors = instance.preprocess(&request(r#"{"x": [5.1, 3.5, 1.4, 0.2]}"#)).await.unwrap();
     let expected =
         Tensor::from_vec("features".into(), DataType::Fp32, vec![1, 4], vec![5.1f32, 3.5, 1.4, 0.2]).unwrap();
     assert_eq!(tensors, [expected]);
-    let response = instance.postprocess(vec![scores()]).await.unwrap();
+    let response = instance.postprocess(&[scores()]).await.unwrap();
     assert!(response.content_type.starts_with("application/json"));
     let answer: serde_json::Value = serde_json::from_slice(&response.body).unwrap();
     assert_eq!(answer["outputs"][0]["bytes"], 12);
@@ -41,18 +41,18 @@ async fn what_is_no_plugin_is_refused() {
         (b"\0asm\x0d\0\x01\0", "exports nothing"),
         (b"\0asm\x0d\0\x01\0\xff\xff\xff", "cannot be compiled"),
     ] {
-        let error = host.load(Bytes::from_static(wasm)).await.unwrap_err();
+        let error = load(&host, Bytes::from_static(wasm)).await.unwrap_err();
         assert_says(&error, ErrorCode::InvalidInput, &[reason]);
     }
     let cut = component("hostile");
-    let error = host.load(cut.slice(..cut.len() / 2)).await.unwrap_err();
+    let error = load(&host, cut.slice(..cut.len() / 2)).await.unwrap_err();
     assert_says(&error, ErrorCode::InvalidInput, &["cannot be compiled"]);
 }
 
 #[tokio::test]
 async fn a_component_too_large_for_the_limits_is_refused_with_the_option_to_change() {
     let host = host(PluginLimits { memory_bytes: 256 << 10, ..small_limits() }, &[]);
-    let error = host.load(component("hostile")).await.unwrap_err();
+    let error = load(&host, component("hostile")).await.unwrap_err();
     assert_says(
         &error,
         ErrorCode::InvalidInput,
@@ -68,7 +68,7 @@ async fn a_component_of_another_contract_version_is_refused() {
     while let Some(at) = other.windows(old.len()).position(|window| window == old) {
         other[at..at + new.len()].copy_from_slice(new);
     }
-    let error = host(small_limits(), &[]).load(other.into()).await.unwrap_err();
+    let error = load(&host(small_limits(), &[]), other.into()).await.unwrap_err();
     assert_says(
         &error,
         ErrorCode::InvalidInput,
@@ -79,10 +79,10 @@ async fn a_component_of_another_contract_version_is_refused() {
 #[tokio::test]
 async fn a_bad_configuration_is_refused_when_it_is_bound() {
     let plugin = shared_hostile().await;
-    bind(&plugin, "{}").check().await.unwrap();
-    let error = bind(&plugin, r#"{"do": "nonsense"}"#).check().await.unwrap_err();
+    bind(&plugin, "{}").await.unwrap();
+    let error = bind(&plugin, r#"{"do": "nonsense"}"#).await.unwrap_err();
     assert_says(&error, ErrorCode::InvalidInput, &["plugin hostile@", "refuses its configuration", "nonsense"]);
-    let error = bind(&plugin, r#"{"stage": "init", "do": "trap"}"#).check().await.unwrap_err();
+    let error = bind(&plugin, r#"{"stage": "init", "do": "trap"}"#).await.unwrap_err();
     assert_says(&error, ErrorCode::PluginFailed, &["failed in init", "unreachable"]);
 }
 

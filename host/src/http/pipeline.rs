@@ -1,0 +1,136 @@
+//! `/models/{id}/pipeline`: which plugins are around a model.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, Request, State};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::read_body;
+use super::upload::MAX_PIPELINE;
+use crate::app::App;
+use crate::config::to_usize;
+use crate::error::{Error, Result};
+use crate::model::{BoundStage, Golden, ModelVersion, Pipeline, Rebound, StageBinding};
+
+#[derive(Deserialize)]
+pub struct VersionQuery {
+    version: Option<String>,
+}
+
+/// A pipeline in JSON: `golden` is a request's body, as it would be sent.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PipelineJson {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    preprocess: Option<StageBinding>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    postprocess: Option<StageBinding>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    golden: Option<Box<RawValue>>,
+}
+
+/// Reads a pipeline as requests and forms have it.
+///
+/// # Errors
+/// It is none, or has a null where the store cannot keep one.
+pub fn read_pipeline(json: &[u8]) -> Result<Pipeline> {
+    let read: PipelineJson = serde_json::from_slice(json).map_err(|error| {
+        Error::invalid_input(format!(
+            "the pipeline is not readable: {error}; expected JSON such as \
+             {{\"preprocess\": {{\"plugin\": \"tabular@0.1.0\", \"config\": {{}}, \"on_failure\": \"fail\"}}, \"postprocess\": …}}"
+        ))
+    })?;
+    for stage in [&read.preprocess, &read.postprocess].into_iter().flatten() {
+        if let Some(path) = stage.config.iter().find_map(|(name, value)| null_in(name, value)) {
+            return Err(Error::invalid_input(format!(
+                "plugin {}: the configuration's {path} is null; leave the field out instead",
+                stage.plugin
+            )));
+        }
+    }
+    let golden = read.golden.map(|json| json.get().to_owned());
+    Ok(Pipeline { preprocess: read.preprocess, postprocess: read.postprocess, golden })
+}
+
+/// Where a value has a null, which `model.toml` has no word for.
+fn null_in(path: &str, value: &Value) -> Option<String> {
+    match value {
+        Value::Null => Some(path.to_owned()),
+        Value::Array(items) => {
+            items.iter().enumerate().find_map(|(index, item)| null_in(&format!("{path}[{index}]"), item))
+        }
+        Value::Object(fields) => fields.iter().find_map(|(name, field)| null_in(&format!("{path}.{name}"), field)),
+        _ => None,
+    }
+}
+
+/// Binds plugins to all versions of a model, or to the one named.
+pub async fn bind(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    query: std::result::Result<Query<VersionQuery>, QueryRejection>,
+    request: Request,
+) -> Result<Json<Value>> {
+    let _permit = app.admit_upload()?;
+    let version = version_of(query)?;
+    let body = read_body(request.into_body(), to_usize(MAX_PIPELINE), "1 MiB for a pipeline").await?;
+    let pipeline = read_pipeline(&body)?;
+    let rebound = app.models.set_pipeline(&id, version.as_deref(), pipeline).await?;
+    Ok(describe(&id, rebound.iter().map(|Rebound { model, golden }| (&**model, Some(*golden)))))
+}
+
+pub async fn show(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    query: std::result::Result<Query<VersionQuery>, QueryRejection>,
+) -> Result<Json<Value>> {
+    let versions = match version_of(query)? {
+        Some(version) => vec![app.models.registry.get(&id, Some(&version))?],
+        None => app.models.registry.versions(&id)?,
+    };
+    Ok(describe(&id, versions.iter().map(|model| (&**model, None))))
+}
+
+/// Takes the plugins away again.
+pub async fn unbind(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    query: std::result::Result<Query<VersionQuery>, QueryRejection>,
+) -> Result<Json<Value>> {
+    let version = version_of(query)?;
+    let rebound = app.models.set_pipeline(&id, version.as_deref(), Pipeline::default()).await?;
+    Ok(describe(&id, rebound.iter().map(|Rebound { model, golden }| (&**model, Some(*golden)))))
+}
+
+fn version_of(query: std::result::Result<Query<VersionQuery>, QueryRejection>) -> Result<Option<String>> {
+    Ok(query.map_err(|error| Error::invalid_input(error.body_text()))?.0.version)
+}
+
+/// `{"model_id", "versions": [{"version", "pipeline", "init", "golden"}]}`
+fn describe<'m>(id: &str, versions: impl Iterator<Item = (&'m ModelVersion, Option<Golden>)>) -> Json<Value> {
+    let versions = versions.map(|(model, golden)| {
+        let bound = &model.pipeline;
+        let Pipeline { preprocess, postprocess, golden: json } = bound.configured.clone();
+        // It was JSON when it came; what was written into model.toml by hand may not be.
+        let pipeline = PipelineJson { preprocess, postprocess, golden: json.and_then(|json| RawValue::from_string(json).ok()) };
+        let mut described = json!({
+            "version": model.version(),
+            "pipeline": pipeline,
+            "init": { "preprocess": init(bound.preprocess.as_ref()), "postprocess": init(bound.postprocess.as_ref()) },
+        });
+        if let Some(golden) = golden {
+            described["golden"] = json!(golden);
+        }
+        described
+    });
+    let versions: Vec<Value> = versions.collect();
+    Json(json!({ "model_id": id, "versions": versions }))
+}
+
+fn init(stage: Option<&BoundStage>) -> Option<&'static str> {
+    stage.map(|stage| if stage.binding.no_snapshot().is_none() { "snapshot" } else { "each instance" })
+}

@@ -1,0 +1,104 @@
+//! `/plugins`: components come in, are listed, and go.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, Request, State};
+use axum::http::StatusCode;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::form::{FieldSpec, Form};
+use crate::app::App;
+use crate::error::{Error, Result};
+use crate::plugin::{Grants, LoadedPlugin, NewPlugin};
+
+#[derive(Deserialize)]
+pub struct PluginQuery {
+    name: Option<String>,
+    version: Option<String>,
+}
+
+/// `file`, the component, and optional `grants` → 201 with what the plugin says of itself.
+pub async fn upload(State(app): State<Arc<App>>, request: Request) -> Result<(StatusCode, Json<Value>)> {
+    let _permit = app.admit_upload()?;
+    let limit = app.config.plugin.max_plugin_bytes;
+    let file = FieldSpec { name: "file", limit, option: "--max-plugin-bytes" };
+    let mut form = Form::read(&app, request, file, &[FieldSpec::text("grants")]).await?;
+    let grants = form.bytes("grants").map(|json| Grants::parse(&json)).transpose()?.unwrap_or_default();
+    let file = form.file.ok_or_else(|| {
+        Error::invalid_input("the form misses its file `file`, a WebAssembly component; it takes file and grants")
+    })?;
+    let plugin = app.plugins.add(NewPlugin { file: file.path, grants }).await?;
+    Ok((StatusCode::CREATED, Json(json!({ "plugin": describe(&plugin) }))))
+}
+
+pub async fn list(State(app): State<Arc<App>>) -> Json<Value> {
+    let plugins: Vec<Value> = app.plugins.list().iter().map(|plugin| describe(plugin)).collect();
+    Json(json!({ "plugins": plugins }))
+}
+
+/// The version named, or the newest, and the models it is bound to.
+pub async fn show(
+    State(app): State<Arc<App>>,
+    query: std::result::Result<Query<PluginQuery>, QueryRejection>,
+) -> Result<Json<Value>> {
+    let (name, version) = named(query)?;
+    let loaded = app.plugins.find(&name, version.as_deref())?;
+    let bound = app.models.bound_to(&loaded.plugin.reference());
+    let bound = bound.iter().flat_map(|(model, stages)| {
+        let stages = model.pipeline.stages().filter(|(name, _)| stages.contains(name));
+        stages.map(|(name, stage)| {
+            let why = stage.binding.no_snapshot();
+            json!({
+                "model": model.id(),
+                "version": model.version(),
+                "stage": name.name(),
+                "init": if why.is_none() { "snapshot" } else { "each instance" },
+                "no_snapshot": why,
+            })
+        })
+    });
+    let bound: Vec<Value> = bound.collect();
+    Ok(Json(json!({ "plugin": describe(&loaded), "bound_to": bound })))
+}
+
+/// Removes a version that no model is bound to.
+pub async fn remove(
+    State(app): State<Arc<App>>,
+    query: std::result::Result<Query<PluginQuery>, QueryRejection>,
+) -> Result<Json<Value>> {
+    let (name, version) = named(query)?;
+    let version = version
+        .ok_or_else(|| Error::invalid_input("the query names no version: DELETE /plugins?name=tabular&version=0.1.0"))?;
+    app.models.remove_plugin(&name, &version).await?;
+    Ok(Json(json!({ "status": "removed", "name": name, "version": version })))
+}
+
+fn named(query: std::result::Result<Query<PluginQuery>, QueryRejection>) -> Result<(String, Option<String>)> {
+    let Query(query) = query.map_err(|error| Error::invalid_input(error.body_text()))?;
+    let name = query.name.ok_or_else(|| Error::invalid_input("the query names no plugin: ?name=image-classifier"))?;
+    Ok((name, query.version))
+}
+
+fn describe(loaded: &LoadedPlugin) -> Value {
+    let plugin = &loaded.plugin;
+    let manifest = &plugin.manifest;
+    // Checked when the plugin was loaded; an empty one is none.
+    let schema: Value = serde_json::from_str(&manifest.config_schema).unwrap_or_default();
+    json!({
+        "name": manifest.name,
+        "version": manifest.version,
+        "sha256": plugin.sha256,
+        "size": plugin.size,
+        "contract": loaded.contract,
+        "uploaded_at": loaded.uploaded_at,
+        "stages": manifest.stages,
+        "hosts": manifest.hosts,
+        "grants": *plugin.grants,
+        "snapshot": plugin.unfit_for_snapshots.is_none(),
+        "no_snapshot": plugin.unfit_for_snapshots,
+        "config_schema": schema,
+    })
+}

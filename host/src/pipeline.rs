@@ -1,0 +1,335 @@
+//! What one request goes through at a model: preprocess, inference, postprocess, and how long each of them took.
+
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, ErrorCode, Result};
+use crate::model::{BoundStage, ModelVersion, OnFailure};
+use crate::plugin::{Crossed, Instance, Request, Response, Stage};
+use crate::tensor::{Output, Tensor};
+
+/// What a client asks of a model.
+#[derive(Debug)]
+pub enum Payload {
+    /// Tensors for the model's inputs, as a preprocess plugin would make them.
+    Tensors(Vec<Tensor>),
+    /// What the client sent, for the model's preprocess plugin to read.
+    Raw(Request),
+}
+
+impl Payload {
+    /// Memory the payload takes, in bytes.
+    pub fn byte_size(&self) -> usize {
+        match self {
+            Payload::Tensors(tensors) => tensors.iter().map(Tensor::byte_size).sum(),
+            Payload::Raw(request) => request.body.len(),
+        }
+    }
+}
+
+/// What a model answers.
+#[derive(Debug)]
+pub enum Answer {
+    Outputs(Vec<Output>),
+    /// What the postprocess plugin made of the outputs.
+    Response(Response),
+}
+
+impl Answer {
+    /// Memory the answer takes, in bytes.
+    pub fn byte_size(&self) -> usize {
+        match self {
+            Answer::Outputs(outputs) => outputs.iter().map(Output::byte_size).sum(),
+            Answer::Response(response) => response.body.len(),
+        }
+    }
+}
+
+/// What happened on the way, filled in as far as the request came.
+#[derive(Debug, Default)]
+pub struct Trace {
+    pub preprocess: Option<StageTrace>,
+    /// Time waited for a worker, and time in ONNX Runtime.
+    pub inference: Option<(Duration, Duration)>,
+    pub postprocess: Option<StageTrace>,
+    /// Stages that failed and were gone around.
+    pub bypassed: Vec<Stage>,
+    /// The tensors that went through the model, where somebody wants to see them.
+    pub tensors: Option<Tensors>,
+}
+
+/// What went into a model and what came out.
+#[derive(Debug, Default)]
+pub struct Tensors {
+    pub inputs: Vec<Tensor>,
+    pub outputs: Vec<Output>,
+}
+
+/// One call into a plugin.
+#[derive(Debug, Clone)]
+pub struct StageTrace {
+    /// `name@version`.
+    pub plugin: String,
+    /// From asking for an instance to the stage's end, fetching included.
+    pub took: Duration,
+    /// Time spent on what the plugin fetched.
+    pub fetching: Duration,
+    pub crossed: Crossed,
+    /// The most linear memory that the instance has had, in bytes.
+    pub peak_memory: usize,
+    /// Ended in an error of the plugin's own.
+    pub failed: bool,
+}
+
+impl StageTrace {
+    /// Time in the plugin itself.
+    pub fn computing(&self) -> Duration {
+        self.took.saturating_sub(self.fetching)
+    }
+}
+
+impl Trace {
+    /// Time that plugins spent on what they fetched, where they fetched anything.
+    pub fn fetching(&self) -> Option<Duration> {
+        let stages = [&self.preprocess, &self.postprocess].into_iter().flatten();
+        Some(stages.map(|stage| stage.fetching).sum()).filter(|time: &Duration| !time.is_zero())
+    }
+
+    /// The `Server-Timing` header: milliseconds of each step that was gone through. What a plugin fetched counts as `fetch`,
+    /// and not as its stage.
+    ///
+    /// Source: W3C Server Timing.
+    pub fn server_timing(&self) -> String {
+        let steps = [
+            ("fetch", self.fetching()),
+            ("preprocess", self.preprocess.as_ref().map(StageTrace::computing)),
+            ("queue", self.inference.map(|(queued, _)| queued)),
+            ("infer", self.inference.map(|(_, ran)| ran)),
+            ("postprocess", self.postprocess.as_ref().map(StageTrace::computing)),
+        ];
+        let steps = steps.into_iter().filter_map(|(name, time)| Some((name, time?)));
+        let steps: Vec<String> =
+            steps.map(|(name, time)| format!("{name};dur={:.3}", time.as_secs_f64() * 1e3)).collect();
+        steps.join(", ")
+    }
+}
+
+/// Runs a model on a payload that was checked, with its plugins around it.
+///
+/// # Errors
+/// Whatever [`Error`] says: bad input, a plugin's failure, a full queue.
+pub async fn run(model: &ModelVersion, payload: Payload, trace: &mut Trace) -> Result<Answer> {
+    let request = match payload {
+        Payload::Raw(request) => request,
+        Payload::Tensors(tensors) => {
+            let outputs = infer(model, tensors, trace).await?;
+            // Who sends what a preprocess plugin makes, speaks to the model itself.
+            return match model.pipeline.preprocess {
+                Some(_) => Ok(Answer::Outputs(outputs)),
+                None => finish(model, None, outputs, trace).await,
+            };
+        }
+    };
+    let stage = &model.pipeline.preprocess;
+    let stage = stage.as_ref().ok_or_else(|| Error::internal("a raw request without a preprocess plugin"))?;
+    let (tensors, instance) = match preprocess(model, stage, &request, trace).await {
+        Ok((tensors, instance)) => (tensors, Some(instance)),
+        Err(error) => (go_around_preprocess(model, stage, &request, error, trace)?, None),
+    };
+    let outputs = infer(model, tensors, trace).await?;
+    finish(model, instance.filter(|_| model.pipeline.shares_instance()), outputs, trace).await
+}
+
+async fn preprocess(
+    model: &ModelVersion,
+    stage: &BoundStage,
+    request: &Request,
+    trace: &mut Trace,
+) -> Result<(Vec<Tensor>, Instance)> {
+    let started = Instant::now();
+    let mut instance = stage.binding.start().await?;
+    let tensors = instance.preprocess(request).await.and_then(|tensors| {
+        // Tensors that do not fit the model are the plugin's failure, and counted as one.
+        let plugin = stage.binding.plugin().reference();
+        let misfit = |problem| Error::new(ErrorCode::PluginFailed, format!("plugin {plugin}, preprocess: {problem}"));
+        check_tensors(model, &tensors).map_err(misfit)?;
+        Ok(tensors)
+    });
+    trace.preprocess = Some(settle(stage, &instance, started, None, tensors.as_ref().err()));
+    Ok((tensors?, instance))
+}
+
+/// The body itself as the model's input, where the binding allows it and it is one.
+fn go_around_preprocess(
+    model: &ModelVersion,
+    stage: &BoundStage,
+    request: &Request,
+    error: Error,
+    trace: &mut Trace,
+) -> Result<Vec<Tensor>> {
+    if !may_bypass(stage, &error) {
+        return Err(error);
+    }
+    let Some(tensor) = body_as_input(model, request) else { return Err(error) };
+    tracing::warn!(model = model.id(), %error, "preprocess was bypassed");
+    trace.bypassed.push(Stage::Preprocess);
+    Ok(vec![tensor])
+}
+
+async fn infer(model: &ModelVersion, tensors: Vec<Tensor>, trace: &mut Trace) -> Result<Vec<Output>> {
+    if let Some(kept) = &mut trace.tensors {
+        kept.inputs.clone_from(&tensors);
+    }
+    let inference = model.workers.infer(tensors).await?;
+    trace.inference = Some((inference.queued, inference.ran));
+    if let Some(kept) = &mut trace.tensors {
+        kept.outputs.clone_from(&inference.outputs);
+    }
+    Ok(inference.outputs)
+}
+
+/// Makes the answer: by the postprocess plugin, in the instance that made the inputs if it is the same.
+async fn finish(
+    model: &ModelVersion,
+    instance: Option<Instance>,
+    outputs: Vec<Output>,
+    trace: &mut Trace,
+) -> Result<Answer> {
+    let Some(stage) = &model.pipeline.postprocess else { return Ok(Answer::Outputs(outputs)) };
+    match postprocess(stage, instance, &outputs, trace).await {
+        Ok(response) => Ok(Answer::Response(response)),
+        Err(error) if may_bypass(stage, &error) => {
+            tracing::warn!(model = model.id(), %error, "postprocess was bypassed");
+            trace.bypassed.push(Stage::Postprocess);
+            Ok(Answer::Outputs(outputs))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+async fn postprocess(
+    stage: &BoundStage,
+    instance: Option<Instance>,
+    outputs: &[Output],
+    trace: &mut Trace,
+) -> Result<Response> {
+    let tensors = outputs.iter().map(|output| match output {
+        Output::Tensor(tensor) => Ok(tensor.clone()),
+        Output::Maps { name, .. } => Err(Error::new(
+            ErrorCode::PluginFailed,
+            format!(
+                "output {name} is a sequence of maps, which plugin {} cannot be given; export the model without ZipMap",
+                stage.binding.plugin().reference()
+            ),
+        )),
+    });
+    let tensors = tensors.collect::<Result<Vec<Tensor>>>()?;
+    let started = Instant::now();
+    let earlier = instance.as_ref().and(trace.preprocess.clone());
+    let mut instance = match instance {
+        Some(instance) => instance,
+        None => stage.binding.start().await?,
+    };
+    let response = instance.postprocess(&tensors).await;
+    trace.postprocess = Some(settle(stage, &instance, started, earlier, response.as_ref().err()));
+    response
+}
+
+/// Tells the circuit how a stage ended, and sums up what it took. `earlier` is what the same instance did before.
+fn settle(
+    stage: &BoundStage,
+    instance: &Instance,
+    started: Instant,
+    earlier: Option<StageTrace>,
+    error: Option<&Error>,
+) -> StageTrace {
+    let failed = error.filter(|error| error.code == ErrorCode::PluginFailed);
+    match failed {
+        Some(error) if instance.is_broken() => stage.binding.circuit.failed(&error.message),
+        // Cut off for a reason that is not the plugin's, such as a host it may not fetch from: that tells nothing of it.
+        None if instance.is_broken() => {}
+        _ => stage.binding.circuit.succeeded(),
+    }
+    let (crossed, fetched) = (instance.crossed(), instance.time_fetching());
+    let before = earlier.map(|trace| (trace.crossed, trace.fetching)).unwrap_or_default();
+    StageTrace {
+        plugin: stage.binding.plugin().reference(),
+        took: started.elapsed(),
+        fetching: fetched.saturating_sub(before.1),
+        crossed: Crossed {
+            into_plugin: crossed.into_plugin - before.0.into_plugin,
+            out_of_plugin: crossed.out_of_plugin - before.0.out_of_plugin,
+        },
+        peak_memory: instance.peak_memory(),
+        failed: failed.is_some(),
+    }
+}
+
+fn may_bypass(stage: &BoundStage, error: &Error) -> bool {
+    // `NotReady` is what an open circuit answers.
+    stage.on_failure == OnFailure::Bypass && matches!(error.code, ErrorCode::PluginFailed | ErrorCode::NotReady)
+}
+
+/// The body's bytes as the elements of the model's one input, where there are as many as a shape of it takes.
+fn body_as_input(model: &ModelVersion, request: &Request) -> Option<Tensor> {
+    let spec = &only_input(model)?.spec;
+    let element = spec.datatype.size()?;
+    let fixed = spec.shape.iter().filter(|&&size| size >= 0).try_fold(element, |bytes, &size| {
+        bytes.checked_mul(usize::try_from(size).ok()?)
+    })?;
+    let open = spec.shape.iter().filter(|&&size| size < 0).count();
+    // One axis may be of any size, and the body's length tells which.
+    let free = request.body.len().checked_div(fixed)?;
+    if open > 1 || fixed * (if open == 1 { free } else { 1 }) != request.body.len() || free == 0 {
+        return None;
+    }
+    let shape = spec.shape.iter().map(|&size| usize::try_from(size).unwrap_or(free)).collect();
+    Tensor::from_wire(spec.name.clone(), spec.datatype, shape, request.body.clone()).ok()
+}
+
+/// The one input that a request has to give, where there is just one.
+pub fn only_input(model: &ModelVersion) -> Option<&crate::model::InputSpec> {
+    let mut required = model.inputs.iter().filter(|input| !input.optional);
+    match (required.next(), required.next()) {
+        (Some(input), None) => Some(input),
+        _ => None,
+    }
+}
+
+/// The model's inputs as a client reads them: `X FP32[·,4]`.
+pub fn describe_inputs(model: &ModelVersion) -> String {
+    let inputs: Vec<String> = model.inputs.iter().map(|input| format!("{} {}", input.spec.name, input.spec)).collect();
+    inputs.join(", ")
+}
+
+/// Whether these tensors are what the model declares.
+///
+/// # Errors
+/// A sentence of what was expected and what came.
+pub fn check_tensors(model: &ModelVersion, tensors: &[Tensor]) -> std::result::Result<(), String> {
+    for (position, tensor) in tensors.iter().enumerate() {
+        let input = model.inputs.iter().find(|input| input.spec.name == tensor.name);
+        let Some(input) = input else {
+            return Err(format!(
+                "model {} has no input {:?}; its inputs: {}",
+                model.id(),
+                tensor.name,
+                describe_inputs(model)
+            ));
+        };
+        if input.spec.datatype != tensor.datatype || !input.spec.accepts(&tensor.shape) {
+            let (id, name) = (model.id(), &tensor.name);
+            return Err(format!("model {id}, input {name}: expected {}, got {}", input.spec, tensor.describe()));
+        }
+        if tensors[..position].iter().any(|earlier| earlier.name == tensor.name) {
+            return Err(format!("input {} came twice", tensor.name));
+        }
+    }
+    let missing = model
+        .inputs
+        .iter()
+        .find(|input| !input.optional && tensors.iter().all(|tensor| tensor.name != input.spec.name));
+    match missing {
+        Some(input) => Err(format!("model {} misses its input {} {}", model.id(), input.spec.name, input.spec)),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,138 @@
+//! The store's layout of plugins: `plugins/<name>/<version>/plugin.wasm`, and `plugin_info.json` beside it.
+//!
+//! As with models, the sidecar is created first and only if there is none, so of two equal uploads one wins, and the
+//! component comes last: a version is there when its component is.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::CONTRACT_VERSION;
+use super::grants::Grants;
+use super::host::Plugin;
+use crate::error::{Error, Result};
+use crate::store::Store;
+
+/// Plugins as the store keeps them.
+#[derive(Clone)]
+pub(super) struct PluginRepository {
+    pub(super) store: Store,
+}
+
+/// `plugin_info.json`: what the host knows of a plugin beside its component.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct PluginInfo {
+    pub(super) name: String,
+    pub(super) version: String,
+    pub(super) sha256: String,
+    /// Bytes of the component.
+    pub(super) size: usize,
+    /// The contract it was built for.
+    #[serde(alias = "wit")]
+    pub(super) contract: String,
+    #[serde(default = "Utc::now")]
+    pub(super) uploaded_at: DateTime<Utc>,
+    #[serde(default)]
+    pub(super) grants: Grants,
+}
+
+/// One version in the store.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct PluginEntry {
+    pub(super) name: String,
+    pub(super) version: String,
+}
+
+impl PluginEntry {
+    pub(super) fn of(plugin: &Plugin) -> PluginEntry {
+        PluginEntry { name: plugin.manifest.name.clone(), version: plugin.manifest.version.clone() }
+    }
+
+    pub(super) fn component(&self) -> String {
+        format!("plugins/{}/{}/plugin.wasm", self.name, self.version)
+    }
+
+    fn sidecar(&self) -> String {
+        format!("plugins/{}/{}/plugin_info.json", self.name, self.version)
+    }
+}
+
+impl PluginInfo {
+    pub(super) fn of(plugin: &Plugin) -> PluginInfo {
+        PluginInfo {
+            name: plugin.manifest.name.clone(),
+            version: plugin.manifest.version.clone(),
+            sha256: plugin.sha256.clone(),
+            size: plugin.size,
+            contract: format!("nexus:plugin@{CONTRACT_VERSION}"),
+            uploaded_at: Utc::now(),
+            grants: Grants::clone(&plugin.grants),
+        }
+    }
+}
+
+impl PluginRepository {
+    /// All versions that are there, with the size of their components. What an earlier process of this host left half-done
+    /// is removed.
+    pub(super) async fn list(&self) -> Result<Vec<(PluginEntry, u64)>> {
+        let mut found: BTreeMap<PluginEntry, Option<u64>> = BTreeMap::new();
+        for object in self.store.list("plugins").await.map_err(Error::internal)? {
+            let parts: Vec<&str> = object.path.split('/').collect();
+            let ["plugins", name, version, file] = parts[..] else { continue };
+            let entry = PluginEntry { name: name.to_owned(), version: version.to_owned() };
+            let component = found.entry(entry).or_default();
+            if file == "plugin.wasm" {
+                *component = Some(object.size);
+            }
+        }
+        let mut whole = Vec::new();
+        for (entry, component) in found {
+            match component {
+                Some(size) => whole.push((entry, size)),
+                None if self.store.is_exclusive() => {
+                    tracing::warn!(plugin = entry.name, version = entry.version, "removing an upload that did not end");
+                    self.store.delete(&entry.sidecar()).await.map_err(Error::internal)?;
+                }
+                None => {}
+            }
+        }
+        Ok(whole)
+    }
+
+    /// The sidecar; `None` for a component that was laid down by hand.
+    pub(super) async fn info(&self, entry: &PluginEntry) -> Result<Option<PluginInfo>> {
+        let path = entry.sidecar();
+        let Some(json) = self.store.read(&path).await.map_err(Error::internal)? else { return Ok(None) };
+        serde_json::from_slice(&json).map(Some).map_err(|error| Error::internal(format!("{path}: {error}")))
+    }
+
+    /// Publishes a version. Returns false, and writes nothing, where it is there already.
+    pub(super) async fn publish(&self, entry: &PluginEntry, info: &PluginInfo, wasm: Bytes) -> Result<bool> {
+        let sidecar = serde_json::to_vec_pretty(info).map_err(Error::internal)?;
+        if !self.store.create(&entry.sidecar(), sidecar.into()).await.map_err(Error::internal)? {
+            return Ok(false);
+        }
+        if let Err(error) = self.store.replace(&entry.component(), wasm).await {
+            if let Err(error) = self.remove(entry).await {
+                tracing::error!(plugin = entry.name, version = entry.version, %error, "a failed upload was left behind");
+            }
+            return Err(Error::internal(error));
+        }
+        Ok(true)
+    }
+
+    /// Writes a version in place of the one that is there.
+    pub(super) async fn replace(&self, entry: &PluginEntry, info: &PluginInfo, wasm: Bytes) -> Result<()> {
+        let sidecar = serde_json::to_vec_pretty(info).map_err(Error::internal)?;
+        self.store.replace(&entry.component(), wasm).await.map_err(Error::internal)?;
+        self.store.replace(&entry.sidecar(), sidecar.into()).await.map_err(Error::internal)
+    }
+
+    /// Removes a version, the component first: from then on it is not there.
+    pub(super) async fn remove(&self, entry: &PluginEntry) -> Result<()> {
+        self.store.delete(&entry.component()).await.map_err(Error::internal)?;
+        self.store.delete(&entry.sidecar()).await.map_err(Error::internal)
+    }
+}

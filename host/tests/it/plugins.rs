@@ -1,0 +1,435 @@
+//! The life of a plugin over HTTP: uploaded, bound, tried, swapped under load, left alone when it traps, removed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use reqwest::multipart::{Form, Part};
+use serde_json::{Value, json};
+
+use crate::support::{Host, answer, error_message, fixture, iris, store_with_iris, test_plugin};
+
+fn hostile() -> Vec<u8> {
+    std::fs::read(test_plugin("hostile")).unwrap()
+}
+
+/// The same component with another text of the same length in it, such as another version.
+fn with_text(wasm: &[u8], old: &str, new: &str) -> Vec<u8> {
+    assert_eq!(old.len(), new.len());
+    let mut changed = wasm.to_vec();
+    let places: Vec<usize> =
+        wasm.windows(old.len()).enumerate().filter(|(_, text)| *text == old.as_bytes()).map(|(at, _)| at).collect();
+    assert!(!places.is_empty(), "{old:?} is not in the component");
+    for at in places {
+        changed[at..at + new.len()].copy_from_slice(new.as_bytes());
+    }
+    changed
+}
+
+/// The same plugin in other bytes: a custom section at the end.
+fn with_remark(wasm: &[u8]) -> Vec<u8> {
+    let mut longer = wasm.to_vec();
+    longer.extend_from_slice(b"\0\x07\x06remark");
+    longer
+}
+
+async fn upload(host: &Host, wasm: Vec<u8>, grants: Option<Value>) -> (u16, Value) {
+    let mut form = Form::new().part("file", Part::bytes(wasm).file_name("plugin.wasm"));
+    if let Some(grants) = grants {
+        form = form.text("grants", grants.to_string());
+    }
+    answer(host.client.post(format!("{}/plugins/upload", host.url)).multipart(form).send().await.unwrap()).await
+}
+
+async fn bind(host: &Host, model: &str, pipeline: &Value) -> (u16, Value) {
+    let url = format!("{}/models/{model}/pipeline", host.url);
+    answer(host.client.put(url).json(pipeline).send().await.unwrap()).await
+}
+
+/// Both stages by the hostile plugin, told what to do.
+fn hostile_pipeline(config: &Value) -> Value {
+    let stage = json!({ "plugin": HOSTILE, "config": config });
+    json!({ "preprocess": stage, "postprocess": stage })
+}
+
+const HOSTILE: &str = "hostile@0.1.0";
+
+async fn host_with_hostile(options: &[&str]) -> (Host, tempfile::TempDir) {
+    let (host, store) = Host::with_iris(options).await;
+    let (status, uploaded) = upload(&host, hostile(), None).await;
+    assert_eq!(status, 201, "{uploaded}");
+    (host, store)
+}
+
+async fn ask(host: &Host) -> (u16, Value) {
+    let request = host.client.post(format!("{}/predict", host.url)).header("cache-control", "no-cache");
+    answer(request.json(&json!({ "model_id": "iris", "x": [5.1, 3.5, 1.4, 0.2] })).send().await.unwrap()).await
+}
+
+#[tokio::test]
+async fn an_upload_says_what_the_plugin_says_of_itself_and_outlives_a_restart() {
+    let store = store_with_iris();
+    let uploaded = {
+        let host = Host::start(store.path(), &[]).await;
+        let (status, uploaded) = upload(&host, hostile(), Some(json!({ "hosts": ["127.0.0.1:1"], "clock": true }))).await;
+        assert_eq!(status, 201, "{uploaded}");
+        uploaded["plugin"].clone()
+    };
+    assert_eq!((&uploaded["name"], &uploaded["version"]), (&json!("hostile"), &json!("0.1.0")));
+    assert_eq!((&uploaded["stages"], &uploaded["size"]), (&json!(["preprocess", "postprocess"]), &json!(hostile().len())));
+    assert_eq!(uploaded["sha256"].as_str().unwrap().len(), 64);
+    assert_eq!(uploaded["contract"], "nexus:plugin@0.1.0");
+    assert_eq!(uploaded["grants"], json!({ "hosts": ["127.0.0.1:1"], "clock": true, "random": false }));
+    assert!(uploaded["config_schema"]["properties"]["do"].is_object(), "{uploaded}");
+    assert_eq!(uploaded["snapshot"], true, "{uploaded}");
+
+    let host = Host::start(store.path(), &[]).await;
+    let (_, listed) = answer(host.get("/plugins").await).await;
+    assert_eq!(listed["plugins"], json!([uploaded]));
+    let (_, shown) = answer(host.get("/plugins/info?name=hostile").await).await;
+    assert_eq!((&shown["plugin"], &shown["bound_to"]), (&uploaded, &json!([])));
+    assert_eq!(answer(host.get("/plugins/info?name=nobody").await).await.0, 404);
+    assert_eq!(answer(host.get("/plugins/info").await).await.0, 400);
+}
+
+#[tokio::test]
+async fn the_same_bytes_and_the_same_version_are_conflicts_and_another_version_lies_beside() {
+    let (host, _store) = host_with_hostile(&[]).await;
+    let (status, error) = upload(&host, hostile(), None).await;
+    assert_eq!((status, error_message(&error)), (409, "this component is plugin hostile@0.1.0 already"));
+    let (status, error) = upload(&host, with_remark(&hostile()), None).await;
+    assert_eq!(status, 409);
+    assert!(error_message(&error).contains("there is a plugin hostile@0.1.0 already"), "{error}");
+    let scaler = std::fs::read(fixture("plugins/contract-0.1.0.wasm")).unwrap();
+    let (status, first) = upload(&host, scaler, None).await;
+    assert_eq!(status, 201, "{first}");
+    let (_, listed) = answer(host.get("/plugins").await).await;
+    assert_eq!(listed["plugins"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn what_is_no_plugin_is_refused_and_leaves_nothing() {
+    let (host, store) = Host::with_iris(&["--max-plugin-bytes", "1MiB"]).await;
+    for (wasm, status, reason) in [
+        (b"\0asm\x01\0\0\0".to_vec(), 400, "a core WebAssembly module and not a component"),
+        (b"PK\x03\x04".to_vec(), 400, "no WebAssembly"),
+        (iris(), 400, "no WebAssembly"),
+        (vec![0; 2 << 20], 413, "--max-plugin-bytes"),
+        (with_text(&hostile(), "plugin/transform@0.1.0", "plugin/transform@0.3.0"), 400, "built for nexus:plugin 0.3.0"),
+    ] {
+        let (got, error) = upload(&host, wasm, None).await;
+        assert_eq!(got, status, "{error}");
+        assert!(error_message(&error).contains(reason), "{error}");
+    }
+    let (status, error) = upload(&host, hostile(), Some(json!({ "files": "/" }))).await;
+    assert_eq!(status, 400);
+    assert!(error_message(&error).contains("unknown field `files`"), "{error}");
+    let (_, listed) = answer(host.get("/plugins").await).await;
+    assert_eq!(listed["plugins"], json!([]));
+    assert!(!store.path().join("plugins").exists() || std::fs::read_dir(store.path().join("plugins")).unwrap().count() == 0);
+    host.assert_serves().await;
+}
+
+/// Components of contract 0.1.0 go on serving, whatever the host speaks besides.
+#[tokio::test]
+async fn a_component_of_an_older_build_serves() {
+    let (host, _store) = Host::with_iris(&[]).await;
+    let wasm = std::fs::read(fixture("plugins/contract-0.1.0.wasm")).unwrap();
+    let (status, uploaded) = upload(&host, wasm.clone(), None).await;
+    assert_eq!(status, 201, "{uploaded}");
+    let plugin = &uploaded["plugin"];
+    let stage = json!({ "plugin": format!("{}@{}", plugin["name"].as_str().unwrap(), plugin["version"].as_str().unwrap()) });
+    let (status, bound) = bind(&host, "iris", &json!({ "preprocess": stage, "postprocess": stage })).await;
+    assert_eq!(status, 200, "{bound}");
+    let (status, answer) = ask(&host).await;
+    assert_eq!(status, 200, "{answer}");
+
+    let other = with_text(&wasm, "nexus:plugin-version0.1.0", "nexus:plugin-version0.9.0");
+    let (status, error) = upload(&host, other, None).await;
+    assert_eq!(status, 400);
+    assert_eq!(error_message(&error), "the component is built for nexus:plugin 0.9.0, this host speaks nexus:plugin 0.1.0");
+}
+
+#[tokio::test]
+async fn a_bound_plugin_serves_says_how_it_is_initialised_and_stays_after_a_restart() {
+    let (host, store) = host_with_hostile(&[]).await;
+    let (status, bound) = bind(&host, "iris", &hostile_pipeline(&json!({}))).await;
+    assert_eq!(status, 200, "{bound}");
+    assert_eq!(bound["versions"][0]["init"], json!({ "preprocess": "snapshot", "postprocess": "snapshot" }));
+    assert_eq!(bound["versions"][0]["pipeline"]["preprocess"]["plugin"], HOSTILE);
+    for _ in 0..3 {
+        let (status, answer) = ask(&host).await;
+        assert_eq!((status, &answer["ok"], &answer["state"]), (200, &json!(true), &json!(1)), "{answer}");
+    }
+    let (_, shown) = answer(host.get("/plugins/info?name=hostile").await).await;
+    let stages: Vec<&Value> = shown["bound_to"].as_array().unwrap().iter().map(|bound| &bound["stage"]).collect();
+    assert_eq!(stages, ["preprocess", "postprocess"]);
+    let (status, error) = answer(
+        host.client.delete(format!("{}/plugins?name=hostile&version=0.1.0", host.url)).send().await.unwrap(),
+    )
+    .await;
+    assert_eq!(status, 409);
+    assert!(error_message(&error).contains("is bound to iris/1"), "{error}");
+    drop(host);
+
+    let host = Host::start(store.path(), &[]).await;
+    assert_eq!(ask(&host).await.1["ok"], true);
+    let (_, shown) = answer(host.get("/models/iris/pipeline").await).await;
+    assert_eq!(shown["versions"][0]["pipeline"]["postprocess"]["plugin"], HOSTILE);
+    // Taken away again, the model takes features, and the plugin may go.
+    let unbound = host.client.delete(format!("{}/models/iris/pipeline", host.url)).send().await.unwrap();
+    assert_eq!(answer(unbound).await.0, 200);
+    assert_eq!(ask(&host).await.0, 400);
+    host.assert_serves().await;
+    let removed = host.client.delete(format!("{}/plugins?name=hostile&version=0.1.0", host.url)).send().await.unwrap();
+    assert_eq!(answer(removed).await.0, 200);
+    assert_eq!(answer(host.get("/plugins").await).await.1["plugins"], json!([]));
+    assert!(!store.path().join("plugins/hostile/0.1.0/plugin.wasm").exists());
+}
+
+#[tokio::test]
+async fn a_pipeline_that_does_not_fit_is_refused_with_what_differs_and_the_old_one_serves_on() {
+    let (host, _store) = host_with_hostile(&[]).await;
+    assert_eq!(bind(&host, "iris", &hostile_pipeline(&json!({}))).await.0, 200);
+    let golden = json!({ "x": [1, 2, 3, 4] });
+    for (pipeline, status, reason) in [
+        (json!({ "preprocess": { "plugin": "nobody@1" } }), 404, "no plugin \"nobody@1\""),
+        (json!({ "preprocess": { "plugin": "hostile" } }), 404, "no plugin \"hostile\""),
+        (hostile_pipeline(&json!({ "count": "many" })), 400, "refuses its configuration: /count: \"many\" is not"),
+        (hostile_pipeline(&json!({ "do": "fly" })), 400, "/do: "),
+        (hostile_pipeline(&json!({ "nonsense": 1 })), 400, "nonsense"),
+        (hostile_pipeline(&json!({ "count": null })), 400, "count is null; leave the field out"),
+        (hostile_pipeline(&json!({ "stage": "init", "do": "trap" })), 502, "failed in init"),
+        (json!({ "midprocess": {} }), 400, "unknown field `midprocess`"),
+    ] {
+        let (got, error) = bind(&host, "iris", &pipeline).await;
+        assert_eq!(got, status, "{pipeline}: {error}");
+        assert!(error_message(&error).contains(reason), "{pipeline}: {error}");
+        assert_eq!(ask(&host).await.1["ok"], true);
+    }
+    for (act, differs) in [
+        ("wrong-datatype", "expected FP32[·,4], got INT32[1,4]"),
+        ("wrong-name", "has no input \"no-such-input\""),
+        ("no-tensors", "misses its input"),
+        ("trap", "failed in preprocess"),
+    ] {
+        let mut pipeline = hostile_pipeline(&json!({ "do": act }));
+        pipeline["golden"] = golden.clone();
+        let (status, error) = bind(&host, "iris", &pipeline).await;
+        assert_eq!(status, 400, "{error}");
+        let message = error_message(&error);
+        assert!(message.contains("the golden request fails") && message.contains(differs), "{message}");
+        assert!(message.contains("model iris, version 1") && message.contains("serves on as before"), "{message}");
+        assert_eq!(ask(&host).await.1["ok"], true);
+    }
+    let mut pipeline = hostile_pipeline(&json!({}));
+    pipeline["golden"] = golden;
+    let (status, bound) = bind(&host, "iris", &pipeline).await;
+    assert_eq!((status, &bound["versions"][0]["golden"]), (200, &json!("binding")), "{bound}");
+    assert_eq!(bind(&host, "nobody", &json!({})).await.0, 404);
+}
+
+#[tokio::test]
+async fn a_model_comes_with_its_pipeline_and_one_version_may_have_its_own() {
+    let (host, store) = host_with_hostile(&[]).await;
+    let form = |version: &str, pipeline: &Value| {
+        Form::new()
+            .part("file", Part::bytes(iris()).file_name("model.onnx"))
+            .text("id", "flowers")
+            .text("name", "flowers")
+            .text("version", version.to_owned())
+            .text("pipeline", pipeline.to_string())
+    };
+    let post = async |form: Form| {
+        answer(host.client.post(format!("{}/models/upload", host.url)).multipart(form).send().await.unwrap()).await
+    };
+    let mut failing = hostile_pipeline(&json!({ "do": "trap" }));
+    failing["golden"] = json!({});
+    let (status, error) = post(form("1", &failing)).await;
+    assert_eq!(status, 400, "{error}");
+    assert!(!store.path().join("models/flowers").exists(), "a refused upload leaves nothing");
+
+    let (status, uploaded) = post(form("1", &hostile_pipeline(&json!({})))).await;
+    assert_eq!(status, 201, "{uploaded}");
+    assert_eq!(uploaded["info"]["pipeline"]["preprocess"], HOSTILE);
+    // A later version takes the model's plugins, or brings its own.
+    assert_eq!(host.upload("flowers", "2", iris()).await.0, 201);
+    assert_eq!(post(form("3", &json!({}))).await.0, 201);
+    drop(host);
+    let host = Host::start(store.path(), &[]).await;
+    for (version, status) in [("1", 200), ("2", 200), ("3", 400)] {
+        let (got, answer) = host.predict(json!({ "model_id": "flowers", "version": version, "x": [1, 2, 3, 4] })).await;
+        assert_eq!(got, status, "version {version}: {answer}");
+    }
+    // One version alone; then all alike.
+    let url = format!("{}/models/flowers/pipeline?version=3", host.url);
+    let (status, bound) = answer(host.client.put(url).json(&hostile_pipeline(&json!({}))).send().await.unwrap()).await;
+    assert_eq!((status, bound["versions"].as_array().unwrap().len()), (200, 1), "{bound}");
+    assert_eq!(bind(&host, "flowers", &json!({})).await.1["versions"].as_array().unwrap().len(), 3);
+}
+
+/// A pipeline of postprocess alone runs on `features` too, and a bypass leaves the model's own outputs.
+#[tokio::test]
+async fn one_stage_alone_serves_and_a_failing_one_is_bypassed_where_that_is_asked() {
+    let (host, _store) = host_with_hostile(&["--plugin-breaker-failures", "0"]).await;
+    let features = json!({ "model_id": "iris", "features": [5.1, 3.5, 1.4, 0.2] });
+    let stage = |act: &str, policy: &str| {
+        json!({ "plugin": HOSTILE, "config": { "do": act, "stage": "postprocess" }, "on_failure": policy })
+    };
+    let (status, bound) = bind(&host, "iris", &json!({ "postprocess": stage("ok", "fail") })).await;
+    assert_eq!((status, &bound["versions"][0]["golden"]), (200, &json!("zeros")), "{bound}");
+    let (status, answer) = host.predict(features.clone()).await;
+    assert_eq!((status, &answer["ok"]), (200, &json!(true)), "{answer}");
+
+    // The plugin traps on real outputs only, so that the trial with zeros lets it through.
+    let trap = json!({ "preprocess": { "plugin": HOSTILE, "config": { "do": "trap" }, "on_failure": "bypass" } });
+    assert_eq!(bind(&host, "iris", &trap).await.0, 200);
+    let body: Vec<u8> = [5.1f32, 3.5, 1.4, 0.2].iter().flat_map(|value| value.to_le_bytes()).collect();
+    let raw = |body: Vec<u8>| {
+        let request = host.client.post(format!("{}/predict?model_id=iris", host.url));
+        request.header("content-type", "application/octet-stream").body(body).send()
+    };
+    let response = raw(body.clone()).await.unwrap();
+    assert_eq!(response.headers()["x-bypassed"], "preprocess");
+    let (status, bypassed) = crate::support::answer(response).await;
+    assert_eq!((status, &bypassed["prediction"]), (200, &json!([0])), "{bypassed}");
+    assert_eq!(raw(body.clone()).await.unwrap().headers()["x-cache"], "miss", "an answer of need is not kept");
+    // What is not the model's input cannot take its place.
+    let (status, error) = crate::support::answer(raw(body[..7].to_vec()).await.unwrap()).await;
+    assert_eq!(status, 502, "{error}");
+    assert_eq!(ask(&host).await.0, 502);
+    assert_eq!(
+        host.metric("nexus_plugin_bypasses_total{model=\"iris\",stage=\"preprocess\",version=\"1\"}").await,
+        Some(2.0)
+    );
+}
+
+#[tokio::test]
+async fn a_plugin_that_traps_again_and_again_is_left_alone_and_health_says_so() {
+    let (host, _store) =
+        host_with_hostile(&["--plugin-breaker-failures", "3", "--plugin-breaker-pause", "300ms"]).await;
+    assert_eq!(bind(&host, "iris", &hostile_pipeline(&json!({ "do": "trap" }))).await.0, 200);
+    for _ in 0..3 {
+        assert_eq!(ask(&host).await.0, 502);
+    }
+    let (status, error) = ask(&host).await;
+    assert_eq!(status, 503, "{error}");
+    let message = error_message(&error);
+    assert!(message.contains("trapped 3 times in a row") && message.contains("--plugin-breaker-pause"), "{message}");
+    let (status, health) = answer(host.get("/health").await).await;
+    assert_eq!((status, &health["open_circuits"][0]["plugin"]), (200, &json!(HOSTILE)), "{health}");
+    assert!(health["open_circuits"][0]["last_failure"].as_str().unwrap().contains("trapped"), "{health}");
+    let metric = "nexus_plugin_circuit_open{model=\"iris\",plugin=\"hostile@0.1.0\",version=\"1\"}";
+    assert_eq!(host.metric(metric).await, Some(1.0));
+    // Features go by the plugin; and a plugin that is bound anew begins anew.
+    host.assert_serves().await;
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    assert_eq!(ask(&host).await.0, 502, "after the pause one request tries");
+    assert_eq!(ask(&host).await.0, 503);
+    assert_eq!(bind(&host, "iris", &hostile_pipeline(&json!({}))).await.0, 200);
+    assert_eq!(ask(&host).await.0, 200);
+    assert_eq!(host.metric(metric).await, Some(0.0));
+    let (_, health) = answer(host.get("/health").await).await;
+    assert_eq!(health["open_circuits"], json!([]));
+}
+
+/// What a client did wrong opens no circuit, and neither does an error that the plugin returns.
+#[tokio::test]
+async fn errors_that_are_no_traps_leave_the_circuit_closed() {
+    let (host, _store) = host_with_hostile(&["--plugin-breaker-failures", "1"]).await;
+    for (act, status) in [("invalid-input", 400), ("plugin-error", 502)] {
+        assert_eq!(bind(&host, "iris", &hostile_pipeline(&json!({ "do": act }))).await.0, 200);
+        for _ in 0..3 {
+            assert_eq!(ask(&host).await.0, status);
+        }
+    }
+    assert_eq!(answer(host.get("/health").await).await.1["open_circuits"], json!([]));
+}
+
+#[tokio::test]
+async fn an_answer_says_how_long_each_step_took() {
+    let (host, _store) = host_with_hostile(&[]).await;
+    assert_eq!(bind(&host, "iris", &hostile_pipeline(&json!({}))).await.0, 200);
+    let body = json!({ "model_id": "iris", "x": [5.1, 3.5, 1.4, 0.2] });
+    let response = host.post("/predict", body.clone()).await;
+    let timing = response.headers()["server-timing"].to_str().unwrap().to_owned();
+    let steps: Vec<&str> = timing.split(", ").map(|step| step.split(';').next().unwrap()).collect();
+    assert_eq!(steps, ["preprocess", "queue", "infer", "postprocess"], "{timing}");
+    assert!(timing.split(", ").all(|step| step.split_once(";dur=").unwrap().1.parse::<f64>().unwrap() >= 0.0), "{timing}");
+    // From memory nothing is timed.
+    let again = host.post("/predict", body).await;
+    assert_eq!(again.headers()["x-cache"], "hit");
+    assert!(!again.headers().contains_key("server-timing"));
+    let metric = |name: &str| format!("nexus_plugin_{name}{{direction=\"in\",plugin=\"hostile@0.1.0\",stage=\"preprocess\"}}");
+    assert!(host.metric(&metric("bytes_total")).await.unwrap() > 20.0);
+    assert_eq!(host.metric("nexus_plugin_memory_bytes_count{plugin=\"hostile@0.1.0\"}").await, Some(2.0));
+}
+
+#[tokio::test]
+async fn random_bytes_and_clocks_move_only_where_granted() {
+    let seen = async |grants: Option<Value>| {
+        let (host, _store) = Host::with_iris(&[]).await;
+        assert_eq!(upload(&host, hostile(), grants).await.0, 201);
+        assert_eq!(bind(&host, "iris", &hostile_pipeline(&json!({ "do": "clock" }))).await.0, 200);
+        ask(&host).await.1["unix_seconds"].as_u64().unwrap()
+    };
+    assert_eq!(seen(None).await, 0);
+    assert!(seen(Some(json!({ "clock": true }))).await > 1_700_000_000);
+}
+
+#[tokio::test]
+async fn a_plugin_fetches_only_from_hosts_it_was_granted() {
+    let (host, _store) = Host::with_iris(&["--allow-host", "127.0.0.1"]).await;
+    assert_eq!(upload(&host, hostile(), Some(json!({ "hosts": ["*.example.com"] }))).await.0, 201);
+    // It trips over what it did not get, as plugins do.
+    let fetch = json!({ "do": "fetch", "url": "http://127.0.0.1:1/" });
+    assert_eq!(bind(&host, "iris", &hostile_pipeline(&fetch)).await.0, 200);
+    let (_, answer) = ask(&host).await;
+    assert!(answer["fetch"]["error"].is_string(), "{answer}");
+}
+
+/// A hundred swaps while two hundred requests a second come: none of them fails.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn plugins_are_swapped_under_load_and_no_request_fails() {
+    let (host, _store) = host_with_hostile(&["--cache-bytes", "0"]).await;
+    let host = Arc::new(host);
+    let scaler = std::fs::read(fixture("plugins/contract-0.1.0.wasm")).unwrap();
+    let (status, uploaded) = upload(&host, scaler, None).await;
+    assert_eq!(status, 201, "{uploaded}");
+    let plugin = &uploaded["plugin"];
+    let scaler = json!({ "plugin": format!("{}@{}", plugin["name"].as_str().unwrap(), plugin["version"].as_str().unwrap()) });
+    let pipelines = [hostile_pipeline(&json!({})), json!({ "preprocess": scaler, "postprocess": scaler })];
+    assert_eq!(bind(&host, "iris", &pipelines[0]).await.0, 200);
+
+    let (ended, served, swapped) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
+    let state = Arc::new((ended, served, swapped));
+    let load = {
+        let (host, state) = (Arc::clone(&host), Arc::clone(&state));
+        tokio::spawn(async move {
+            let mut requests = tokio::task::JoinSet::new();
+            let mut tick = tokio::time::interval(Duration::from_millis(5));
+            while !state.0.load(Ordering::Relaxed) {
+                tick.tick().await;
+                let (host, state) = (Arc::clone(&host), Arc::clone(&state));
+                requests.spawn(async move {
+                    let (status, answer) = ask(&host).await;
+                    assert_eq!(status, 200, "{answer}");
+                    state.1.fetch_add(1, Ordering::Relaxed);
+                });
+            }
+            while let Some(request) = requests.join_next().await {
+                request.unwrap();
+            }
+        })
+    };
+    for turn in 0..100 {
+        let (status, bound) = bind(&host, "iris", &pipelines[(turn + 1) % 2]).await;
+        assert_eq!(status, 200, "{bound}");
+        state.2.fetch_add(1, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    state.0.store(true, Ordering::Relaxed);
+    load.await.unwrap();
+    assert_eq!(state.2.load(Ordering::Relaxed), 100);
+    assert!(state.1.load(Ordering::Relaxed) > 100, "{} requests", state.1.load(Ordering::Relaxed));
+}
