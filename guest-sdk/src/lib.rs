@@ -103,6 +103,11 @@ macro_rules! export {
     };
 }
 
+/// The guide's plugin, compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 #[cfg(test)]
 mod tests {
     #[test]
