@@ -273,9 +273,11 @@ fn may_bypass(stage: &BoundStage, error: &Error) -> bool {
 fn body_as_input(model: &ModelVersion, request: &Request) -> Option<Tensor> {
     let spec = &only_input(model)?.spec;
     let element = spec.datatype.size()?;
-    let fixed = spec.shape.iter().filter(|&&size| size >= 0).try_fold(element, |bytes, &size| {
-        bytes.checked_mul(usize::try_from(size).ok()?)
-    })?;
+    let fixed = spec
+        .shape
+        .iter()
+        .filter(|&&size| size >= 0)
+        .try_fold(element, |bytes, &size| bytes.checked_mul(usize::try_from(size).ok()?))?;
     let open = spec.shape.iter().filter(|&&size| size < 0).count();
     // One axis may be of any size, and the body's length tells which.
     let free = request.body.len().checked_div(fixed)?;

@@ -118,7 +118,8 @@ impl Models {
         }
         let mut model = self.check(new).await?;
         let config = self.repository.config(&new.id).await?;
-        self.bind_and_try(&mut model, new.pipeline.as_ref().unwrap_or_else(|| config.pipeline_of(&new.version))).await?;
+        self.bind_and_try(&mut model, new.pipeline.as_ref().unwrap_or_else(|| config.pipeline_of(&new.version)))
+            .await?;
         self.publish(model, new).await
     }
 

@@ -7,8 +7,8 @@ mod registry;
 mod repository;
 mod worker;
 
-pub use load::{IMAGE_PLUGIN, Models, NewModel};
 pub use bind::{Golden, Rebound};
+pub use load::{IMAGE_PLUGIN, Models, NewModel};
 pub use registry::{BoundPipeline, BoundStage, InputSpec, ModelVersion, Registry, Skipped};
 pub use repository::{
     Entry, ModelConfig, OnFailure, Pipeline, Repository, RepositoryError, Sidecar, StageBinding, Stored, VersionConfig,

@@ -12,12 +12,12 @@ use wasmtime::component::{ComponentExportIndex, Instance};
 use crate::error::{Error, ErrorCode};
 use crate::tensor::{DataType, Tensor};
 
+use super::binding::ModelDescription;
 use super::bindings::v0_1::{self, GoldenRequest, nexus::plugin::types};
 use super::compiler::Linked;
 use super::fault::Site;
 use super::grants::Grants;
 use super::host::Shared;
-use super::binding::ModelDescription;
 use super::instance::{Request, Response};
 use super::limits::PluginLimits;
 use super::log::PluginLog;
