@@ -49,6 +49,11 @@ impl Plugin for FileType {
         };
         Response::json(&answer::Answer::new(&verdict, &self.content_types))
     }
+
+    fn golden(&self) -> Option<Request> {
+        let body = b"#!/usr/bin/env python3\nimport sys\n\nprint(sys.argv)\n".to_vec();
+        Some(Request { content_type: "application/octet-stream".to_owned(), body, ..Request::default() })
+    }
 }
 
 /// A JSON body that names its model itself is a request, not a file: told apart by where `model_id` is, since query

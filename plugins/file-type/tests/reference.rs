@@ -280,3 +280,11 @@ fn outputs_that_are_no_scores_are_the_models_fault() {
         assert!(error.code() == "plugin" && error.message().contains(expected), "{error}");
     }
 }
+
+#[test]
+fn the_golden_request_is_a_file_that_is_taken() {
+    let mut plugin = plugin();
+    let golden = plugin.golden().unwrap();
+    plugin.preprocess(golden).unwrap();
+    assert_eq!(judged(&mut plugin, "python", 0.9)[0], "python");
+}
