@@ -38,6 +38,7 @@ pub enum ExtraFields {
 /// One field of a record.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
+#[schemars(transform = crate::schema::decide_by_kind)]
 pub enum Field {
     Numeric(Numeric),
     OneHot(OneHot),

@@ -1,11 +1,14 @@
 //! A record's named fields in; a label with probabilities, or a number, out.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 mod answer;
 mod config;
 mod encoder;
 mod inputs;
 mod outputs;
 mod records;
+mod schema;
 mod table;
 mod value;
 

@@ -20,8 +20,10 @@ fn columns(field: &Value, value: Option<Value>) -> Result<Vec<f32>, String> {
     })
 }
 
+type Case<'c> = (Option<Value>, Result<&'c [f32], &'c str>);
+
 /// Each value with what it becomes, or a part of the refusal.
-fn check(field: Value, cases: &[(Option<Value>, Result<&[f32], &str>)]) {
+fn check(field: Value, cases: &[Case]) {
     for (value, expected) in cases {
         match (columns(&field, value.clone()), expected) {
             (Ok(actual), Ok(expected)) => {
