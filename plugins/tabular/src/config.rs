@@ -7,7 +7,8 @@ use serde::Deserialize;
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// The fields of a record. Those of one input are its columns, in this order.
+    /// The fields of a record. Those of one input are its columns, in this order. Empty for postprocess alone.
+    #[serde(default)]
     pub fields: Vec<Field>,
     /// What to do with a field of a record that is not among `fields`.
     #[serde(default)]
@@ -100,7 +101,7 @@ pub struct OneHot {
     pub name: String,
     /// Model input it belongs to. Default: the only one, else the one of the field's name.
     pub input: Option<String>,
-    /// The categories, in the order of their columns. null stands for a missing value.
+    /// The categories, in the order of their columns.
     pub categories: Vec<Category>,
     /// Leaves out the first category's column: it is all zeros then.
     #[serde(default)]
@@ -108,8 +109,9 @@ pub struct OneHot {
     /// What comes of a value that is no category. "other" adds a last column for it.
     #[serde(default)]
     pub unknown: UnknownCategory,
-    /// What stands for a missing value, where null is no category. Default: "error".
-    pub missing: Option<MissingCategory>,
+    /// What stands for a missing value. "zeros" with `missing_indicator` makes it a category of its own.
+    #[serde(default)]
+    pub missing: MissingCategory,
     /// Adds a last column: 1 where the value is missing, else 0.
     #[serde(default)]
     pub missing_indicator: bool,
@@ -118,14 +120,13 @@ pub struct OneHot {
     pub coerce: bool,
 }
 
-/// A value of a table: text, a whole number, true or false, or null for a missing value.
+/// A value of a table: text, a whole number, true or false.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Category {
     Text(String),
     Whole(i64),
     Truth(bool),
-    Missing,
 }
 
 /// What comes of a value that is in no column of its own.
@@ -142,10 +143,11 @@ pub enum UnknownCategory {
 }
 
 /// What stands for a category that is missing or null.
-#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MissingCategory {
     /// Nothing: the request is refused.
+    #[default]
     Error,
     /// 0 in every column.
     Zeros,
@@ -163,15 +165,16 @@ pub struct Ordinal {
     pub name: String,
     /// Model input it belongs to. Default: the only one, else the one of the field's name.
     pub input: Option<String>,
-    /// The categories. null stands for a missing value.
+    /// The categories.
     pub categories: Vec<Category>,
     /// The number of each. Default: 0, 1, 2 …
     pub codes: Option<Vec<f64>>,
     /// What comes of a value that is no category.
     #[serde(default)]
     pub unknown: UnknownCode,
-    /// What stands for a missing value, where null is no category. Default: "error".
-    pub missing: Option<MissingCode>,
+    /// What stands for a missing value.
+    #[serde(default)]
+    pub missing: MissingCode,
     /// Adds a column: 1 where the value is missing, else 0.
     #[serde(default)]
     pub missing_indicator: bool,
@@ -192,10 +195,11 @@ pub enum UnknownCode {
 }
 
 /// What stands for a category that is missing or null.
-#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MissingCode {
     /// Nothing: the request is refused.
+    #[default]
     Error,
     /// NaN, for models that know what to do with it.
     Nan,

@@ -250,8 +250,7 @@ fn number(field: &Numeric) -> Result<Kind, String> {
 
 fn one_hot(field: OneHot) -> Result<Kind, String> {
     let table = Table::new(field.categories, field.coerce)?;
-    let missing = check_missing(&table, field.missing, MissingCategory::Error)?;
-    match &missing {
+    match &field.missing {
         MissingCategory::Value(category) => check_category(&table, category)?,
         MissingCategory::Other if field.unknown != UnknownCategory::Other => {
             return Err("`missing` is \"other\", a column that only `unknown` \"other\" makes".to_owned());
@@ -262,27 +261,19 @@ fn one_hot(field: OneHot) -> Result<Kind, String> {
     if table.len() == dropped && field.unknown != UnknownCategory::Other {
         return Err("`drop_first` leaves no column of the only category".to_owned());
     }
-    Ok(Kind::OneHot { table, dropped, unknown: field.unknown, missing })
+    Ok(Kind::OneHot { table, dropped, unknown: field.unknown, missing: field.missing })
 }
 
 fn ordinal(field: Ordinal) -> Result<Kind, String> {
     let table = Table::new(field.categories, field.coerce)?;
-    let missing = check_missing(&table, field.missing, MissingCode::Error)?;
-    if let MissingCode::Value(category) = &missing {
+    if let MissingCode::Value(category) = &field.missing {
         check_category(&table, category)?;
     }
     let codes = field.codes.unwrap_or_else(|| (0..table.len()).map(|place| place as f64).collect());
     if codes.len() != table.len() {
         return Err(format!("{} `codes` for {} `categories`", codes.len(), table.len()));
     }
-    Ok(Kind::Ordinal { table, codes, unknown: field.unknown, missing })
-}
-
-fn check_missing<T>(table: &Table, missing: Option<T>, default: T) -> Result<T, String> {
-    if missing.is_some() && table.has_missing() {
-        return Err("null among `categories` is what a missing value is; leave `missing` out".to_owned());
-    }
-    Ok(missing.unwrap_or(default))
+    Ok(Kind::Ordinal { table, codes, unknown: field.unknown, missing: field.missing })
 }
 
 fn check_category(table: &Table, category: &Category) -> Result<(), String> {

@@ -47,16 +47,14 @@ impl Plugin for Tabular {
     }
 
     fn init(model: Model, config: Config) -> Result<Self, Error> {
-        if config.fields.is_empty() {
-            return Err(Error::invalid_config("`fields` is empty: name the fields of a record"));
-        }
         let encoders = config.fields.into_iter().map(Encoder::new).collect::<Result<Vec<_>, _>>()?;
         let mut names = HashSet::new();
         if let Some(twice) = encoders.iter().find(|encoder| !names.insert(encoder.name.clone())) {
             return Err(Error::invalid_config(format!("field `{}` is configured twice", twice.name)));
         }
         Ok(Tabular {
-            inputs: inputs::assign(&model, &encoders)?,
+            // Without fields the plugin is bound for its postprocess stage alone.
+            inputs: if encoders.is_empty() { Vec::new() } else { inputs::assign(&model, &encoders)? },
             fixed_rows: inputs::fixed_rows(&model),
             outputs: outputs::Outputs::new(model, config.output)?,
             encoders,
@@ -68,6 +66,9 @@ impl Plugin for Tabular {
     }
 
     fn preprocess(&mut self, request: Request) -> Result<Vec<Tensor>, Error> {
+        if self.encoders.is_empty() {
+            return Err(Error::invalid_config("`fields` is empty, so no record can become the model's input"));
+        }
         let records = Records::of(&request, self.max_records)?;
         self.check_count(&records)?;
         self.check_names(&records)?;
@@ -85,6 +86,9 @@ impl Plugin for Tabular {
 
     /// A record of means and first categories.
     fn golden(&self) -> Option<Request> {
+        if self.encoders.is_empty() {
+            return None;
+        }
         let example = |encoder: &Encoder| (encoder.name.clone(), encoder.example());
         let record: Record = self.encoders.iter().map(example).collect();
         let body = match self.fixed_rows {

@@ -20,7 +20,7 @@ pub(crate) enum Place {
     At(usize),
     /// A value of a category's type, but none of the table.
     Unknown,
-    /// Missing, and null is no category.
+    /// Absent or null.
     Missing,
 }
 
@@ -30,8 +30,8 @@ const LISTED: usize = 10;
 impl Table {
     /// Errs where there are no categories, or one comes twice.
     pub(crate) fn new(categories: Vec<Category>, coerce: bool) -> Result<Self, String> {
-        if categories.iter().all(|category| *category == Category::Missing) {
-            return Err("`categories` holds no category".to_owned());
+        if categories.is_empty() {
+            return Err("`categories` is empty".to_owned());
         }
         let mut places = HashMap::with_capacity(categories.len());
         for (place, category) in categories.iter().enumerate() {
@@ -50,16 +50,9 @@ impl Table {
         self.places.get(category).copied()
     }
 
-    /// Whether a missing value is a category of its own.
-    pub(crate) fn has_missing(&self) -> bool {
-        self.places.contains_key(&Category::Missing)
-    }
-
     /// Errs on a value of another type than the categories have, unknown or not.
     pub(crate) fn find(&self, value: Option<&Value>) -> Result<Place, String> {
-        let Some(value) = value::present(value, self.coerce) else {
-            return Ok(self.place_of(&Category::Missing).map_or(Place::Missing, Place::At));
-        };
+        let Some(value) = value::present(value, self.coerce) else { return Ok(Place::Missing) };
         let candidates = self.candidates(value);
         if let Some(place) = candidates.iter().find_map(|category| self.place_of(category)) {
             return Ok(Place::At(place));
@@ -84,10 +77,9 @@ impl Table {
         format!("one of {}", listed.join(", "))
     }
 
-    /// The first category that is a value.
+    /// The first category.
     pub(crate) fn example(&self) -> Value {
-        let first = self.categories.iter().find(|category| **category != Category::Missing);
-        first.map_or(Value::Null, to_value)
+        self.categories.first().map_or(Value::Null, to_value)
     }
 
     /// What a value may stand for, the likeliest first.
@@ -111,7 +103,6 @@ fn to_value(category: &Category) -> Value {
         Category::Text(text) => Value::from(text.as_str()),
         Category::Whole(whole) => Value::from(*whole),
         Category::Truth(truth) => Value::from(*truth),
-        Category::Missing => Value::Null,
     }
 }
 

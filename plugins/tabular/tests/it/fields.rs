@@ -129,7 +129,7 @@ fn categories_become_columns() {
         ],
     );
     check(
-        json!({ "name": "x", "kind": "one_hot", "categories": [1, true, null], "coerce": true }),
+        json!({ "name": "x", "kind": "one_hot", "categories": [1, true], "coerce": true, "missing": "zeros", "missing_indicator": true }),
         &[
             (Some(json!(1)), Ok(&[1.0, 0.0, 0.0])),
             (Some(json!(1.0)), Ok(&[1.0, 0.0, 0.0])),
@@ -137,7 +137,7 @@ fn categories_become_columns() {
             (Some(json!("TRUE")), Ok(&[0.0, 1.0, 0.0])),
             (None, Ok(&[0.0, 0.0, 1.0])),
             (Some(json!("")), Ok(&[0.0, 0.0, 1.0])),
-            (Some(json!(1.5)), Err("expected one of 1, true, null, got 1.5")),
+            (Some(json!(1.5)), Err("expected one of 1, true, got 1.5")),
         ],
     );
     let many: Vec<i32> = (0..12).collect();
@@ -165,7 +165,6 @@ fn categories_become_a_number() {
         json!({ "name": "x", "kind": "ordinal", "categories": ["a"], "missing": { "code": 9 } }),
         &[(None, Ok(&[9.0]))],
     );
-    check(json!({ "name": "x", "kind": "ordinal", "categories": ["a", null] }), &[(None, Ok(&[1.0]))]);
 }
 
 #[test]
@@ -271,7 +270,6 @@ fn a_configuration_that_makes_no_sense_names_the_field() {
         one(field)
     };
     for (config, expected) in [
-        (json!({ "fields": [] }), "`fields` is empty"),
         (one(json!({ "name": "", "kind": "text" })), "an empty `name`"),
         (
             json!({ "fields": [{ "name": "a", "kind": "numeric" }, { "name": "a", "kind": "numeric" }] }),
@@ -286,12 +284,10 @@ fn a_configuration_that_makes_no_sense_names_the_field() {
         (numeric(json!({ "missing_indicator": true })), "the input `X` has 1 columns, the fields make 2: `age` 2"),
         (numeric(json!({ "input": "Y" })), "field `age`: the model has no input `Y`; its inputs: `X` FP32 [-1, 1]"),
         (one(json!({ "name": "note", "kind": "text" })), "field `note`: it is text, but the input `X` is FP32"),
-        (table("one_hot", json!([]), json!({})), "field `sex`: `categories` holds no category"),
-        (table("one_hot", json!([null]), json!({})), "holds no category"),
+        (table("one_hot", json!([]), json!({})), "field `sex`: `categories` is empty"),
         (table("one_hot", json!(["f", "f"]), json!({})), "`categories` holds \"f\" twice"),
         (table("one_hot", json!(["f"]), json!({ "missing": { "value": "m" } })), "\"m\" is not among `categories`"),
         (table("one_hot", json!(["f"]), json!({ "missing": "other" })), "only `unknown` \"other\" makes"),
-        (table("one_hot", json!(["f", null]), json!({ "missing": "zeros" })), "leave `missing` out"),
         (table("one_hot", json!(["f"]), json!({ "drop_first": true })), "leaves no column"),
         (table("ordinal", json!(["f"]), json!({ "codes": [1, 2] })), "field `sex`: 2 `codes` for 1 `categories`"),
         (table("ordinal", json!(["f"]), json!({ "missing": { "value": "m" } })), "\"m\" is not among `categories`"),
@@ -303,6 +299,7 @@ fn a_configuration_that_makes_no_sense_names_the_field() {
         json!({ "fields": [{ "name": "a", "kind": "number" }] }),
         json!({ "fields": [{ "name": "a", "kind": "numeric", "men": 1 }] }),
         json!({ "fields": [], "outputs": {} }),
+        json!({ "fields": [{ "name": "a", "kind": "one_hot", "categories": [null] }] }),
     ] {
         assert!(serde_json::from_value::<tabular::Config>(wrong).is_err());
     }

@@ -115,13 +115,15 @@ fn a_regression_answers_values() {
 
 #[test]
 fn a_list_is_answered_with_a_list() {
-    let mut plugin = after(scores([-1, 2]), json!({ "labels": ["a", "b"] }), 1).unwrap();
-    let listed = answer(&mut plugin, tensor(1, &[0.5, 0.5])).unwrap();
+    let mut bound = after(scores([-1, 2]), json!({ "labels": ["a", "b"] }), 1).unwrap();
+    let listed = answer(&mut bound, tensor(1, &[0.5, 0.5])).unwrap();
     assert_eq!(listed["predictions"].as_array().unwrap().len(), 1);
     // Without preprocess, nothing says whether one row came alone; it is answered as one.
-    let config = json!({ "fields": [{ "name": "x", "kind": "numeric" }] });
-    let mut postprocess_only =
-        crate::support::plugin(Model { outputs: scores([-1, 2]), ..classifier(1) }, &config).unwrap();
+    let model = Model { outputs: scores([-1, 2]), ..classifier(1) };
+    let mut postprocess_only = plugin(model, &json!({})).unwrap();
+    assert_eq!(postprocess_only.golden(), None);
+    let error = postprocess_only.preprocess(request(&json!({ "record": {} }))).unwrap_err();
+    assert!(error.message().contains("`fields` is empty"), "{error}");
     assert_eq!(answer(&mut postprocess_only, tensor(1, &[0.5, 0.5])).unwrap()["label"], "0");
     let two = answer(&mut postprocess_only, tensor(2, &[0.5, 0.5, 0.0, 1.0])).unwrap();
     assert_eq!(two["predictions"][1]["label"], "1");
