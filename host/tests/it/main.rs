@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
 
 mod cache;
+mod file_type;
 mod images;
 mod invariants;
 mod models;
@@ -13,3 +14,4 @@ mod predict;
 mod process;
 mod sandbox;
 mod support;
+mod tabular;
