@@ -198,24 +198,24 @@ async fn a_classifier_fetches_its_picture_or_says_why_not() {
     };
     let spec =
         |name: &str, shape: &[i64]| TensorSpec { name: name.into(), datatype: DataType::Fp32, shape: shape.to_vec() };
-    let model = Arc::new(ModelDescription {
+    let model = ModelDescription {
         id: "classifier".into(),
         version: "1".into(),
         inputs: vec![spec("images", &[1, 224, 224, 3])],
         outputs: vec![spec("scores", &[1, 3])],
         labels: vec!["cat".into(), "dog".into(), "cup".into()],
-    });
+    };
     let body = format!(r#"{{"image_url": "http://{address}/cat.jpg"}}"#);
 
     let plugin = host(limits.clone(), &[&address.to_string()]).load(component("image-classifier")).await.unwrap();
-    let mut instance = Binding::new(plugin, Arc::clone(&model), "{}").start().await.unwrap();
+    let mut instance = start_for(&plugin, model.clone(), "{}").await.unwrap();
     let tensors = instance.preprocess(request(&body)).await.unwrap();
     assert_eq!((tensors[0].shape.as_slice(), tensors[0].byte_size()), (&[1, 224, 224, 3][..], 602_112));
     let response = instance.postprocess(vec![scores()]).await.unwrap();
     assert!(std::str::from_utf8(&response.body).unwrap().contains("dog"));
 
     let plugin = host(limits, &["*"]).load(component("image-classifier")).await.unwrap();
-    let mut instance = Binding::new(plugin, model, "{}").start().await.unwrap();
+    let mut instance = start_for(&plugin, model, "{}").await.unwrap();
     let error = instance.preprocess(request(&body)).await.unwrap_err();
     assert_says(&error, ErrorCode::Forbidden, &["plugin image-classifier@", "loopback address", "--allow-host"]);
 }

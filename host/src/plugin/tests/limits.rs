@@ -68,7 +68,7 @@ async fn a_trap_a_panic_and_an_exit_are_told_apart() {
 #[tokio::test]
 async fn an_instance_that_trapped_is_not_used_again() {
     let plugin = shared_hostile().await;
-    let mut instance = bind(&plugin, r#"{"do": "trap"}"#).start().await.unwrap();
+    let mut instance = start(&plugin, r#"{"do": "trap"}"#).await.unwrap();
     assert!(instance.preprocess(request("{}")).await.is_err());
     let error = instance.postprocess(vec![scores()]).await.unwrap_err();
     assert_says(&error, ErrorCode::PluginFailed, &["an earlier call into this instance was cut off"]);
@@ -130,7 +130,7 @@ async fn a_flood_of_log_lines_does_not_stop_a_plugin_nor_fill_the_log() {
     let error = serve(&plugin, r#"{"do": "log-huge", "count": 8000000}"#, "{}").await.unwrap_err();
     assert_says(&error, ErrorCode::PluginFailed, &["handed the host more than 4 MiB in one call"]);
     // Postprocess fails after the flood: the tail has the last lines of it, each cut.
-    let mut instance = bind(&plugin, r#"{"do": "log-flood", "count": 500}"#).start().await.unwrap();
+    let mut instance = start(&plugin, r#"{"do": "log-flood", "count": 500}"#).await.unwrap();
     instance.preprocess(request("{}")).await.unwrap();
     let bad = Tensor { name: "x".repeat(70 << 20), ..scores() };
     let error = instance.postprocess(vec![bad]).await.unwrap_err();
@@ -146,21 +146,17 @@ async fn handles_and_random_bytes_are_limited() {
 #[tokio::test]
 async fn instances_are_limited_and_the_rest_waits_a_while() {
     let plugin = hostile(PluginLimits { instances: 2, ..small_limits() }, &[]).await;
-    let binding = bind(&plugin, "{}");
-    let first = binding.start().await.unwrap();
-    let _second = binding.start().await.unwrap();
-    let error = binding.start().await.map(|_| ()).unwrap_err();
+    let first = start(&plugin, "{}").await.unwrap();
+    let _second = start(&plugin, "{}").await.unwrap();
+    let error = start(&plugin, "{}").await.map(|_| ()).unwrap_err();
     assert_says(
         &error,
         ErrorCode::Overloaded,
         &["all 2 plugin instances are busy", "--plugin-instances (NEXUS_PLUGIN_INSTANCES)"],
     );
     // Trying out a configuration has a place of its own.
-    binding.check().await.unwrap();
-    let waiting = tokio::spawn({
-        let binding = binding.clone();
-        async move { binding.start().await.map(|_| ()) }
-    });
+    check(&plugin, "{}").await.unwrap();
+    let waiting = tokio::spawn(async move { start(&plugin, "{}").await.map(|_| ()) });
     tokio::time::sleep(Duration::from_millis(20)).await;
     drop(first);
     waiting.await.unwrap().unwrap();

@@ -3,6 +3,7 @@
 
 mod fetch;
 mod limits;
+mod raw;
 mod stages;
 
 use std::path::PathBuf;
@@ -12,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::OnceCell;
 
-use super::{Binding, EgressPolicy, ModelDescription, Plugin, PluginHost, PluginLimits, Request, Response};
+use super::{Binding, EgressPolicy, Instance, ModelDescription, Plugin, PluginHost, PluginLimits, Request, Response};
 use crate::error::{Error, ErrorCode, Result};
 use crate::tensor::{DataType, Tensor, TensorSpec};
 
@@ -55,17 +56,35 @@ async fn shared_hostile() -> Arc<Plugin> {
     Arc::clone(HOSTILE.get_or_init(|| hostile(limits, &[])).await)
 }
 
-fn bind(plugin: &Arc<Plugin>, config: &str) -> Binding {
+/// What `init` is told of the model.
+fn iris() -> ModelDescription {
     let spec =
         |name: &str, shape: &[i64]| TensorSpec { name: name.into(), datatype: DataType::Fp32, shape: shape.to_vec() };
-    let model = ModelDescription {
+    ModelDescription {
         id: "iris".into(),
         version: "1".into(),
         inputs: vec![spec("features", &[-1, 4])],
         outputs: vec![spec("scores", &[-1, 3])],
         labels: vec!["setosa".into(), "versicolor".into(), "virginica".into()],
-    };
+    }
+}
+
+fn bind(plugin: &Arc<Plugin>, model: ModelDescription, config: &str) -> Binding {
     Binding::new(Arc::clone(plugin), Arc::new(model), config)
+}
+
+/// Tries out a configuration, as binding it to a model does.
+async fn check(plugin: &Arc<Plugin>, config: &str) -> Result<()> {
+    bind(plugin, iris(), config).check().await
+}
+
+/// An initialised instance for one request.
+async fn start(plugin: &Arc<Plugin>, config: &str) -> Result<Instance> {
+    start_for(plugin, iris(), config).await
+}
+
+async fn start_for(plugin: &Arc<Plugin>, model: ModelDescription, config: &str) -> Result<Instance> {
+    bind(plugin, model, config).start().await
 }
 
 fn request(body: &str) -> Request {
@@ -82,7 +101,7 @@ fn scores() -> Tensor {
 
 /// One whole request, the model's part left out.
 async fn serve(plugin: &Arc<Plugin>, config: &str, body: &str) -> Result<Response> {
-    let mut instance = bind(plugin, config).start().await?;
+    let mut instance = start(plugin, config).await?;
     instance.preprocess(request(body)).await?;
     instance.postprocess(vec![scores()]).await
 }

@@ -12,7 +12,7 @@ async fn a_plugin_describes_itself_and_serves() {
     assert!(plugin.manifest.has(Stage::Preprocess) && !plugin.manifest.config_schema.is_empty());
     assert_eq!((plugin.size, plugin.sha256.len()), (wasm.len(), 64));
 
-    let mut instance = bind(&plugin, "{}").start().await.unwrap();
+    let mut instance = start(&plugin, "{}").await.unwrap();
     let tensors = instance.preprocess(request(r#"{"x": [5.1, 3.5, 1.4, 0.2]}"#)).await.unwrap();
     let expected =
         Tensor::from_vec("features".into(), DataType::Fp32, vec![1, 4], vec![5.1f32, 3.5, 1.4, 0.2]).unwrap();
@@ -79,10 +79,10 @@ async fn a_component_of_another_contract_version_is_refused() {
 #[tokio::test]
 async fn a_bad_configuration_is_refused_when_it_is_bound() {
     let plugin = shared_hostile().await;
-    bind(&plugin, "{}").check().await.unwrap();
-    let error = bind(&plugin, r#"{"do": "nonsense"}"#).check().await.unwrap_err();
+    check(&plugin, "{}").await.unwrap();
+    let error = check(&plugin, r#"{"do": "nonsense"}"#).await.unwrap_err();
     assert_says(&error, ErrorCode::InvalidInput, &["plugin hostile@", "refuses its configuration", "nonsense"]);
-    let error = bind(&plugin, r#"{"stage": "init", "do": "trap"}"#).check().await.unwrap_err();
+    let error = check(&plugin, r#"{"stage": "init", "do": "trap"}"#).await.unwrap_err();
     assert_says(&error, ErrorCode::PluginFailed, &["failed in init", "unreachable"]);
 }
 
