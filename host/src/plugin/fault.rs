@@ -6,6 +6,7 @@ use wasmtime_wasi::I32Exit;
 use crate::error::{Error, ErrorCode};
 
 use super::egress::{FetchFault, Place};
+use super::guest::shorten;
 use super::limits::{PluginLimits, bytes, option, seconds};
 use super::manifest::Stage;
 use super::policy::Denial;
@@ -27,6 +28,8 @@ impl Site<'_> {
     /// A failure of the plugin's own.
     pub(super) fn failed(&self, what: impl std::fmt::Display, sandbox: &Sandbox) -> Error {
         let last_words = sandbox.log.tail().map(|tail| format!("; its log ends: {tail}")).unwrap_or_default();
+        // What failed may name what the plugin chose: a tensor's name, an error's text.
+        let what = shorten(what.to_string());
         let message = format!("plugin {} failed in {}: {what}{last_words}", self.plugin, self.stage.name());
         Error::new(ErrorCode::PluginFailed, message)
     }
@@ -61,7 +64,11 @@ impl Site<'_> {
         }
         match error.downcast_ref::<Trap>() {
             Some(Trap::MemoryOutOfBounds) if is_deep(error) => "it recursed too deeply for its own stack".to_owned(),
-            Some(Trap::StackOverflow) => format!("it recursed too deeply for {} of stack", bytes(limits.stack_bytes)),
+            Some(Trap::StackOverflow) => format!(
+                "it recursed too deeply for {} of stack, the limit set by {}",
+                bytes(limits.stack_bytes),
+                option("plugin-stack-bytes")
+            ),
             Some(Trap::UnreachableCodeReached) => "it trapped: unreachable".to_owned(),
             Some(trap) => format!("it trapped: {}", trap.to_string().trim_start_matches("wasm trap: ")),
             None if is_output_limit(error) && !error.is::<WasmBacktrace>() => self.output_too_large(),
@@ -87,33 +94,32 @@ impl Site<'_> {
 
     /// The host ended a fetch, and the plugin failed for that.
     pub(super) fn fetch(&self, fault: FetchFault) -> Error {
-        let plugin = self.plugin;
-        match fault {
+        let (plugin, stage) = (self.plugin, self.stage.name());
+        let (code, what) = match fault {
             FetchFault::Denied { place, denial } => {
-                let message = format!("plugin {plugin} may not fetch from {place}: {}", why_denied(&place, denial));
-                Error::new(ErrorCode::Forbidden, message)
+                let why = why_denied(&place, denial);
+                (ErrorCode::Forbidden, format!("it may not fetch from {place}: {why}"))
             }
             FetchFault::TooLarge { place } => {
-                let limit = bytes(self.limits.fetch_bytes);
-                let option = option("plugin-fetch-bytes");
-                let message =
-                    format!("{place} answered plugin {plugin} with more than {limit}, the limit set by {option}");
-                Error::new(ErrorCode::TooLarge, message)
+                let (limit, option) = (bytes(self.limits.fetch_bytes), option("plugin-fetch-bytes"));
+                (ErrorCode::TooLarge, format!("{place} answered it with more than {limit}, the limit set by {option}"))
+            }
+            FetchFault::RequestTooLarge { place } => {
+                let (limit, option) = (bytes(self.limits.fetch_bytes), option("plugin-fetch-bytes"));
+                (ErrorCode::PluginFailed, format!("it sent {place} more than {limit}, the limit set by {option}"))
             }
             FetchFault::TooSlow { place } => {
-                let limit = seconds(self.limits.fetch_time);
-                let option = option("plugin-fetch-time");
-                let message =
-                    format!("{place} took longer than {limit} to answer plugin {plugin}, the limit set by {option}");
-                Error::new(ErrorCode::DeadlineExceeded, message)
+                let (limit, option) = (seconds(self.limits.fetch_time), option("plugin-fetch-time"));
+                let what = format!("{place} took longer than {limit} to answer it, the limit set by {option}");
+                (ErrorCode::DeadlineExceeded, what)
             }
             FetchFault::TooMany => {
-                let limit = self.limits.fetches;
-                let stage = self.stage.name();
-                let message = format!("plugin {plugin} failed in {stage}: it sent more than {limit} HTTP requests");
-                Error::new(ErrorCode::PluginFailed, message)
+                let (limit, option) = (self.limits.fetches, option("plugin-fetches"));
+                let what = format!("it sent more than {limit} HTTP requests, the limit set by {option}");
+                (ErrorCode::PluginFailed, what)
             }
-        }
+        };
+        Error::new(code, format!("plugin {plugin} failed in {stage}: {what}"))
     }
 }
 

@@ -3,8 +3,11 @@
 
 mod fetch;
 mod limits;
+mod names;
 mod raw;
+mod servers;
 mod stages;
+mod web;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -40,9 +43,12 @@ fn small_limits() -> PluginLimits {
     }
 }
 
+fn policy(allowed: &[&str]) -> EgressPolicy {
+    allowed.iter().map(|pattern| pattern.parse::<super::HostPattern>().unwrap()).collect()
+}
+
 fn host(limits: PluginLimits, allowed: &[&str]) -> PluginHost {
-    let egress: EgressPolicy = allowed.iter().map(|pattern| pattern.parse::<super::HostPattern>().unwrap()).collect();
-    PluginHost::new(limits, egress).unwrap()
+    PluginHost::new(limits, policy(allowed)).unwrap()
 }
 
 async fn hostile(limits: PluginLimits, allowed: &[&str]) -> Arc<Plugin> {
