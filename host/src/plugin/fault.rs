@@ -1,5 +1,6 @@
 //! What is said when a plugin fails: who, where, which limit, its last words, and the option that changes it.
 
+use wasmtime::component::ResourceTableError;
 use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
@@ -51,17 +52,6 @@ impl Site<'_> {
                 option("plugin-cpu-time")
             );
         }
-        // What a plugin does when it gets no memory is to abort, so this comes before the trap.
-        if sandbox.memory.refused {
-            return format!(
-                "it used more than {} of memory, the limit set by {}",
-                bytes(limits.memory_bytes),
-                option("plugin-memory-bytes")
-            );
-        }
-        if let Some(I32Exit(status)) = error.downcast_ref() {
-            return format!("it called exit({status})");
-        }
         match error.downcast_ref::<Trap>() {
             Some(Trap::MemoryOutOfBounds) if is_deep(error) => "it recursed too deeply for its own stack".to_owned(),
             Some(Trap::StackOverflow) => format!(
@@ -69,16 +59,41 @@ impl Site<'_> {
                 bytes(limits.stack_bytes),
                 option("plugin-stack-bytes")
             ),
-            Some(Trap::UnreachableCodeReached) => "it trapped: unreachable".to_owned(),
-            Some(trap) => format!("it trapped: {}", trap.to_string().trim_start_matches("wasm trap: ")),
-            None if is_output_limit(error) && !error.is::<WasmBacktrace>() => self.output_too_large(),
-            None if is_output_limit(error) => format!(
-                "it handed the host more than {} in one call, the limit set by {}",
-                bytes(limits.output_bytes),
-                option("plugin-output-bytes")
-            ),
-            None => format!("it ran into an error of the host: {}", error.root_cause()),
+            Some(trap) => self.abort(sandbox).unwrap_or_else(|| match trap {
+                Trap::UnreachableCodeReached => "it trapped: unreachable".to_owned(),
+                trap => format!("it trapped: {}", trap.to_string().trim_start_matches("wasm trap: ")),
+            }),
+            None => match error.downcast_ref::<I32Exit>() {
+                Some(I32Exit(status)) => self.abort(sandbox).unwrap_or_else(|| format!("it called exit({status})")),
+                None => self.host_error(error),
+            },
         }
+    }
+
+    /// What a plugin does when it gets no memory is to abort. One that goes on may run into another limit, and is told of that.
+    fn abort(&self, sandbox: &Sandbox) -> Option<String> {
+        let (limit, option) = (bytes(self.limits.memory_bytes), option("plugin-memory-bytes"));
+        let reason = format!("it used more than {limit} of memory, the limit set by {option}");
+        sandbox.memory.refused.then_some(reason)
+    }
+
+    /// A function of the host, or what copies to it, refused to go on.
+    fn host_error(&self, error: &wasmtime::Error) -> String {
+        let cause = error.root_cause();
+        if is_output_limit(error) && !error.is::<WasmBacktrace>() {
+            return self.output_too_large();
+        }
+        if is_output_limit(error) {
+            let (limit, option) = (bytes(self.limits.output_bytes), option("plugin-output-bytes"));
+            return format!("it handed the host more than {limit} in one call, the limit set by {option}");
+        }
+        if cause.is::<std::str::Utf8Error>() {
+            return "it handed the host text that is not UTF-8".to_owned();
+        }
+        if matches!(cause.downcast_ref(), Some(ResourceTableError::Full)) {
+            return "it kept too many streams, requests and other things of the host, a fixed limit".to_owned();
+        }
+        format!("it ran into an error of the host: {cause}")
     }
 
     pub(super) fn output_too_large(&self) -> String {

@@ -9,7 +9,7 @@ mod sockets;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use nexus_guest::{Error, Manifest, Model, Plugin, Request, Response, Stage, Tensor, TensorSpec, http};
+use nexus_guest::{Error, Manifest, Model, Plugin, Request, Response, Stage, Tensor, TensorSpec, http, log};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -219,6 +219,9 @@ impl Hostile {
     fn act(&mut self, now: When, url: Option<&str>) -> Result<(), Error> {
         if self.config.stage != now {
             return Ok(());
+        }
+        if self.config.act != Act::Ok {
+            log::info!("hostile means it");
         }
         let url = url.or(self.config.url.as_deref()).unwrap_or_default();
         if let Value::Object(seen) = perform(self.config.act, self.config.count, url)? {

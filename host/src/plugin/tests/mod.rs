@@ -1,9 +1,13 @@
 //! The sandbox's promises, one test each, driven by real components that break them.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod access;
+mod errors;
+mod fairness;
 mod fetch;
 mod limits;
 mod names;
+mod outputs;
 mod raw;
 mod servers;
 mod stages;
@@ -28,6 +32,15 @@ fn component(name: &str) -> Bytes {
     std::fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}; run `cargo xtask test`", file.display())).into()
 }
 
+/// The hostile component with an act in `describe`, which takes no configuration.
+fn describing(act: &str) -> Bytes {
+    let mark = b"act of describe: ok             ";
+    let mut wasm = component("hostile").to_vec();
+    let at = wasm.windows(mark.len()).position(|window| window == mark).unwrap();
+    wasm[at..at + mark.len()].copy_from_slice(format!("act of describe: {act:<15}").as_bytes());
+    wasm.into()
+}
+
 /// Small limits, so that reaching them takes little time; but on a busy machine nothing else reaches them.
 fn small_limits() -> PluginLimits {
     PluginLimits {
@@ -43,15 +56,18 @@ fn small_limits() -> PluginLimits {
     }
 }
 
-fn policy(allowed: &[&str]) -> EgressPolicy {
-    allowed.iter().map(|pattern| pattern.parse::<super::HostPattern>().unwrap()).collect()
+/// An operator who names no host.
+const NO_HOSTS: &[&str] = &[];
+
+fn policy(allowed: &[impl AsRef<str>]) -> EgressPolicy {
+    allowed.iter().map(|pattern| pattern.as_ref().parse::<super::HostPattern>().unwrap()).collect()
 }
 
-fn host(limits: PluginLimits, allowed: &[&str]) -> PluginHost {
+fn host(limits: PluginLimits, allowed: &[impl AsRef<str>]) -> PluginHost {
     PluginHost::new(limits, policy(allowed)).unwrap()
 }
 
-async fn hostile(limits: PluginLimits, allowed: &[&str]) -> Arc<Plugin> {
+async fn hostile(limits: PluginLimits, allowed: &[impl AsRef<str>]) -> Arc<Plugin> {
     host(limits, allowed).load(component("hostile")).await.unwrap()
 }
 
@@ -59,7 +75,7 @@ async fn hostile(limits: PluginLimits, allowed: &[&str]) -> Arc<Plugin> {
 async fn shared_hostile() -> Arc<Plugin> {
     static HOSTILE: OnceCell<Arc<Plugin>> = OnceCell::const_new();
     let limits = PluginLimits { instances: 64, instance_wait: Duration::from_secs(30), ..small_limits() };
-    Arc::clone(HOSTILE.get_or_init(|| hostile(limits, &[])).await)
+    Arc::clone(HOSTILE.get_or_init(|| hostile(limits, NO_HOSTS)).await)
 }
 
 /// What `init` is told of the model.

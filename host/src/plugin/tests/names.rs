@@ -18,13 +18,17 @@ async fn hostile_with(
     host.load(component("hostile")).await.unwrap()
 }
 
+fn found(location: &str) -> String {
+    format!("HTTP/1.1 302 Found\r\nlocation: {location}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+}
+
 fn none() -> SocketAddr {
     (Ipv4Addr::UNSPECIFIED, 0).into()
 }
 
 #[tokio::test]
 async fn a_name_that_leads_to_no_public_address_is_refused() {
-    for (address, kind) in [
+    const KINDS: [(&str, &str); 10] = [
         ("127.0.0.1:0", "a loopback address"),
         ("10.1.2.3:0", "a private address"),
         ("172.16.0.1:0", "a private address"),
@@ -35,23 +39,30 @@ async fn a_name_that_leads_to_no_public_address_is_refused() {
         ("[::ffff:127.0.0.1]:0", "a loopback address"),
         ("[fc00::1]:0", "a private address"),
         ("[fe80::1]:0", "a link-local address"),
-    ] {
-        let address: SocketAddr = address.parse().unwrap();
-        let plugin = hostile_with(&["*.test"], none(), move |_| vec![address]).await;
-        let error = failing_fetch(&plugin, "http://name.test/").await;
-        let parts = [&format!("that leads to {kind}"), "--allow-host name.test:80", "hostile@", "in preprocess"];
+    ];
+    let lookup = |name: &str| vec![KINDS[name[..1].parse::<usize>().unwrap()].0.parse().unwrap()];
+    let plugin = hostile_with(&["*.test"], none(), lookup).await;
+    for (number, (_, kind)) in KINDS.iter().enumerate() {
+        let error = failing_fetch(&plugin, &format!("http://{number}.test/")).await;
+        let named = format!("--allow-host {number}.test:80");
+        let parts = ["hostile@", "in preprocess", &named, &format!("that leads to {kind}")];
         assert_says(&error, ErrorCode::Forbidden, &parts);
-        assert_goes_on(&plugin).await;
     }
+    assert_goes_on(&plugin).await;
 }
 
 #[tokio::test]
 async fn a_name_with_a_public_address_is_reached_there_and_nowhere_else() {
     let public = answering(ok("meow")).await;
     let (private, visitors) = forbidden_ground().await;
-    for addresses in [vec![public], vec![private, public], vec![public, private]] {
-        let plugin = hostile_with(&["*.test"], public, move |_| addresses.clone()).await;
-        assert_eq!(fetched(&plugin, "http://name.test/").await["length"], 4);
+    let lookup = move |name: &str| match name {
+        "one.test" => vec![public],
+        "first.test" => vec![public, private],
+        _ => vec![private, public],
+    };
+    let plugin = hostile_with(&["*.test"], public, lookup).await;
+    for name in ["one.test", "first.test", "last.test"] {
+        assert_eq!(fetched(&plugin, &format!("http://{name}/")).await["length"], 4, "{name}");
     }
     assert_eq!(visitors.load(Ordering::SeqCst), 0);
 }
@@ -82,26 +93,28 @@ async fn a_name_that_changes_its_answer_gains_nothing() {
 async fn a_redirect_from_public_to_private_is_refused() {
     let (private, visitors) = forbidden_ground().await;
     let port = private.port();
-    for (location, kind) in [
+    let redirects = [
         (format!("http://inner.test:{port}/"), "leads to a loopback address"),
         (format!("http://{private}/"), "is a loopback address"),
         (format!("http://2130706433:{port}/"), "is a loopback address"),
         (format!("http://[::ffff:7f00:1]:{port}/"), "is a loopback address"),
         ("http://169.254.169.254/latest/meta-data/".to_owned(), "is a cloud metadata address"),
-    ] {
-        let answer =
-            format!("HTTP/1.1 302 Found\r\nlocation: {location}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
-        let public = answering(answer).await;
-        let lookup = move |name: &str| vec![if name.starts_with("outer") { public } else { private }];
-        let plugin = hostile_with(&["*"], public, lookup).await;
-        let error = failing_fetch(&plugin, "http://outer.test/").await;
+    ];
+    let locations = redirects.clone().map(|(location, _)| location);
+    let public = server(move |head, stream| {
+        let number: usize = head["GET /".len()..][..1].parse().unwrap();
+        write(stream, found(&locations[number]))
+    })
+    .await;
+    let lookup = move |name: &str| vec![if name.starts_with("outer") { public } else { private }];
+    let plugin = hostile_with(&["*"], public, lookup).await;
+    for (number, (_, kind)) in redirects.iter().enumerate() {
+        let error = failing_fetch(&plugin, &format!("http://outer.test/{number}")).await;
         assert_says(&error, ErrorCode::Forbidden, &[kind]);
     }
     assert_eq!(visitors.load(Ordering::SeqCst), 0);
     let public = answering(ok("meow")).await;
-    let again =
-        format!("HTTP/1.1 302 Found\r\nlocation: http://b.test/\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
-    let outer = answering(again).await;
+    let outer = answering(found("http://b.test/")).await;
     let lookup = move |name: &str| vec![if name.starts_with('a') { outer } else { public }];
     let plugin = hostile_with(&["a.test", "*"], public, lookup).await;
     assert_eq!(fetched(&plugin, "http://a.test/").await["url"], "http://b.test/");

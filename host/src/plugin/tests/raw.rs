@@ -33,7 +33,7 @@ impl Handmade<'_> {
     }
 
     async fn load(&self) -> Result<Arc<Plugin>> {
-        host(small_limits(), &[]).load(self.wasm()).await
+        host(small_limits(), NO_HOSTS).load(self.wasm()).await
     }
 
     /// The tensors that preprocess returns.

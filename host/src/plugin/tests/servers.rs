@@ -8,12 +8,23 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::web::*;
 use super::*;
 
+/// A plugin that may fetch from these servers, and has time.
+async fn patient(servers: &[SocketAddr]) -> Arc<Plugin> {
+    let limits = PluginLimits { fetch_time: Duration::from_secs(60), ..small_limits() };
+    hostile(limits, &names(servers)).await
+}
+
+fn names(servers: &[SocketAddr]) -> Vec<String> {
+    servers.iter().map(SocketAddr::to_string).collect()
+}
+
 #[tokio::test]
 async fn an_answer_is_limited_in_size_whether_it_says_its_length_or_not() {
     let body = "x".repeat(100 << 10);
-    for answer in [ok(&body), format!("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{body}")] {
-        let address = answering(answer).await;
-        let plugin = hostile(small_limits(), &[&address.to_string()]).await;
+    let told = answering(ok(&body)).await;
+    let untold = answering(format!("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{body}")).await;
+    let plugin = patient(&[told, untold]).await;
+    for address in [told, untold] {
         let error = failing_fetch(&plugin, &format!("http://{address}/")).await;
         let parts =
             ["plugin hostile@", "answered it with more than 64 KiB", "--plugin-fetch-bytes (NEXUS_PLUGIN_FETCH_BYTES)"];
@@ -47,12 +58,12 @@ const NOW_AND_THEN: Option<Duration> = Some(Duration::from_millis(20));
 async fn a_body_that_never_ends_is_cut_at_its_size() {
     const CHUNK: &str = "4\r\nmeow\r\n";
     let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
-    for (head, piece) in [("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n", "meow"), (chunked, CHUNK)] {
-        let address = repeating(head, piece, AT_ONCE).await;
-        let limits = PluginLimits { fetch_bytes: 4 << 10, fetch_time: Duration::from_secs(60), ..small_limits() };
-        let plugin = hostile(limits, &[&address.to_string()]).await;
+    let closed = repeating("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n", "meow", AT_ONCE).await;
+    let chunked = repeating(chunked, CHUNK, AT_ONCE).await;
+    let plugin = patient(&[closed, chunked]).await;
+    for address in [closed, chunked] {
         let error = failing_fetch(&plugin, &format!("http://{address}/")).await;
-        assert_says(&error, ErrorCode::TooLarge, &["more than 4 KiB", "--plugin-fetch-bytes"]);
+        assert_says(&error, ErrorCode::TooLarge, &["more than 64 KiB", "--plugin-fetch-bytes"]);
         assert_goes_on(&plugin).await;
     }
 }
@@ -71,8 +82,7 @@ async fn an_answer_is_limited_in_time_from_its_head_to_its_last_byte() {
     let chunks = repeating("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", "1\r\nx\r\n", NOW_AND_THEN).await;
     let informed = repeating("", "HTTP/1.1 103 Early Hints\r\n\r\n", NOW_AND_THEN).await;
     let addresses = [silent, status, head, body, chunks, informed];
-    let allowed = addresses.map(|address| address.to_string());
-    let plugin = hostile(small_limits(), &allowed.each_ref().map(String::as_str)).await;
+    let plugin = hostile(small_limits(), &names(&addresses)).await;
     for address in addresses {
         let error = failing_fetch(&plugin, &format!("http://{address}/")).await;
         let fetched = error.message.contains("took longer than 800 ms") && error.code == ErrorCode::DeadlineExceeded;
@@ -85,31 +95,28 @@ async fn an_answer_is_limited_in_time_from_its_head_to_its_last_byte() {
 
 #[tokio::test]
 async fn a_head_that_never_ends_is_no_answer() {
-    let plugin = |address: SocketAddr| async move {
-        let limits = PluginLimits { fetch_time: Duration::from_secs(60), ..small_limits() };
-        hostile(limits, &[&address.to_string()]).await
-    };
-    for piece in ["x: y\r\n".to_owned(), "x".repeat(4096)] {
-        let address = repeating("HTTP/1.1 200 OK\r\n", piece, AT_ONCE).await;
-        let plugin = plugin(address).await;
+    let lines = repeating("HTTP/1.1 200 OK\r\n", "x: y\r\n", AT_ONCE).await;
+    let line = repeating("HTTP/1.1 200 OK\r\n", "x".repeat(4096), AT_ONCE).await;
+    // A head that ends, but is larger than an answer may be.
+    let cookie = format!("cookie: {}\r\n", "x".repeat(1000));
+    let large = answering(format!("HTTP/1.1 200 OK\r\n{}content-length: 0\r\n\r\n", cookie.repeat(80))).await;
+    let plugin = patient(&[lines, line, large]).await;
+    for address in [lines, line] {
         let seen = fetched(&plugin, &format!("http://{address}/")).await;
         assert!(seen["error"].is_string(), "{seen}");
         assert_goes_on(&plugin).await;
     }
-    // A head that ends, but is larger than an answer may be.
-    let cookie = format!("cookie: {}\r\n", "x".repeat(1000));
-    let address = answering(format!("HTTP/1.1 200 OK\r\n{}content-length: 0\r\n\r\n", cookie.repeat(80))).await;
-    let error = failing_fetch(&plugin(address).await, &format!("http://{address}/")).await;
+    let error = failing_fetch(&plugin, &format!("http://{large}/")).await;
     assert_says(&error, ErrorCode::TooLarge, &["more than 64 KiB", "--plugin-fetch-bytes"]);
 }
 
 #[tokio::test]
 async fn a_length_is_believed_when_it_is_too_large_and_not_when_it_is_none() {
-    for (length, code) in [("99999999999", ErrorCode::TooLarge), ("-1", ErrorCode::InvalidInput)] {
-        let address = answering(format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\nmeow")).await;
-        let plugin = hostile(small_limits(), &[&address.to_string()]).await;
-        assert_eq!(failing_fetch(&plugin, &format!("http://{address}/")).await.code, code, "{length}");
-    }
+    let length = |length: &str| answering(format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\nmeow"));
+    let (large, none) = (length("99999999999").await, length("-1").await);
+    let plugin = patient(&[large, none]).await;
+    assert_eq!(failing_fetch(&plugin, &format!("http://{large}/")).await.code, ErrorCode::TooLarge);
+    assert_eq!(failing_fetch(&plugin, &format!("http://{none}/")).await.code, ErrorCode::InvalidInput);
 }
 
 /// The host hands a body on as it came: what it would be unpacked is the plugin's to find out, in its own memory.
@@ -143,8 +150,7 @@ async fn what_a_plugin_sends_is_limited_too() {
         write(stream, ok(&"y".repeat(length))).await;
     })
     .await;
-    let limits = PluginLimits { fetch_time: Duration::from_secs(60), ..small_limits() };
-    let plugin = hostile(limits, &[&address.to_string()]).await;
+    let plugin = patient(&[address]).await;
     let body = format!(r#"{{"url": "http://{address}/", "x": "not four numbers"}}"#);
     let seen = serve_json(&plugin, r#"{"do": "fetch-raw", "count": 60000}"#, &body.replace(", \"x", ", \"y")).await;
     assert_eq!(seen["fetch"]["length"], 60_000, "{seen}");
