@@ -15,8 +15,8 @@ fn endless() -> PluginLimits {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn plugins_that_loop_leave_time_to_the_others() {
     let host = host(endless(), NO_HOSTS);
-    let greedy = host.load(component("hostile")).await.unwrap();
-    let modest = host.load(component("hostile")).await.unwrap();
+    let greedy = load(&host, component("hostile")).await.unwrap();
+    let modest = load(&host, component("hostile")).await.unwrap();
     let mut loops = JoinSet::new();
     for number in 0..6 {
         let (greedy, config) = (Arc::clone(&greedy), if number % 2 == 0 { "loop" } else { "loop-calls" });

@@ -119,15 +119,15 @@ async fn a_classifier_fetches_its_picture_or_says_why_not() {
     };
     let body = format!(r#"{{"image_url": "http://{address}/cat.jpg"}}"#);
 
-    let plugin = host(limits.clone(), &[&address.to_string()]).load(component("image-classifier")).await.unwrap();
+    let plugin = load(&host(limits.clone(), &[&address.to_string()]), component("image-classifier")).await.unwrap();
     let mut instance = start_for(&plugin, model.clone(), "{}").await.unwrap();
-    let tensors = instance.preprocess(request(&body)).await.unwrap();
+    let tensors = preprocess(&mut instance, &body).await.unwrap();
     assert_eq!((tensors[0].shape.as_slice(), tensors[0].byte_size()), (&[1, 224, 224, 3][..], 602_112));
-    let response = instance.postprocess(vec![scores()]).await.unwrap();
+    let response = postprocess(&mut instance, scores()).await.unwrap();
     assert!(std::str::from_utf8(&response.body).unwrap().contains("dog"));
 
-    let plugin = host(limits, &["*"]).load(component("image-classifier")).await.unwrap();
+    let plugin = load(&host(limits, &["*"]), component("image-classifier")).await.unwrap();
     let mut instance = start_for(&plugin, model, "{}").await.unwrap();
-    let error = instance.preprocess(request(&body)).await.unwrap_err();
+    let error = preprocess(&mut instance, &body).await.unwrap_err();
     assert_says(&error, ErrorCode::Forbidden, &["plugin image-classifier@", "loopback address", "--allow-host"]);
 }

@@ -73,7 +73,7 @@ async fn every_stage_is_held_to_the_limits() {
     ];
     let limits = PluginLimits { cpu_time: Duration::from_millis(500), ..small_limits() };
     let host = host(limits, NO_HOSTS);
-    let plugin = host.load(component("hostile")).await.unwrap();
+    let plugin = load(&host, component("hostile")).await.unwrap();
     for (act, end) in ends {
         for stage in ["init", "preprocess", "postprocess"] {
             let config = format!(r#"{{"do": "{act}", "stage": "{stage}"}}"#);
@@ -82,7 +82,7 @@ async fn every_stage_is_held_to_the_limits() {
         }
     }
     for (act, end) in [("loop", ends[0].1), ("recurse", ends[2].1), ("memory", ends[3].1), ("trap", ends[4].1)] {
-        let error = host.load(describing(act)).await.unwrap_err();
+        let error = load(&host, describing(act)).await.unwrap_err();
         assert_says(&error, ErrorCode::InvalidInput, &["failed in describe", end]);
     }
     assert_goes_on(&plugin).await;
@@ -92,11 +92,11 @@ async fn every_stage_is_held_to_the_limits() {
 async fn a_describe_that_lies_is_refused() {
     let limits = PluginLimits { wall_time: Duration::from_millis(300), ..small_limits() };
     let host = host(limits, NO_HOSTS);
-    let error = host.load(describing("sleep")).await.unwrap_err();
+    let error = load(&host, describing("sleep")).await.unwrap_err();
     assert_says(&error, ErrorCode::InvalidInput, &["failed in describe", "--plugin-wall-time"]);
-    let error = host.load(describing("bad-utf8")).await.unwrap_err();
+    let error = load(&host, describing("bad-utf8")).await.unwrap_err();
     assert_says(&error, ErrorCode::InvalidInput, &["failed in describe", "UTF-8"]);
-    let error = host.load(describing("bad-name")).await.unwrap_err();
+    let error = load(&host, describing("bad-name")).await.unwrap_err();
     assert_says(&error, ErrorCode::InvalidInput, &["failed in describe", "../etc"]);
 }
 
@@ -111,8 +111,8 @@ async fn a_trap_a_panic_and_an_exit_are_told_apart() {
 async fn an_instance_that_trapped_is_not_used_again() {
     let plugin = shared_hostile().await;
     let mut instance = start(&plugin, r#"{"do": "trap"}"#).await.unwrap();
-    assert!(instance.preprocess(request("{}")).await.is_err());
-    let error = instance.postprocess(vec![scores()]).await.unwrap_err();
+    assert!(preprocess(&mut instance, "{}").await.is_err());
+    let error = postprocess(&mut instance, scores()).await.unwrap_err();
     assert_says(&error, ErrorCode::PluginFailed, &["an earlier call into this instance was cut off"]);
 }
 
@@ -173,9 +173,9 @@ async fn a_flood_of_log_lines_does_not_stop_a_plugin_nor_fill_the_log() {
     assert_says(&error, ErrorCode::PluginFailed, &["handed the host more than 4 MiB in one call"]);
     // Postprocess fails after the flood: the tail has the last lines of it, each cut.
     let mut instance = start(&plugin, r#"{"do": "log-flood", "count": 500}"#).await.unwrap();
-    instance.preprocess(request("{}")).await.unwrap();
+    preprocess(&mut instance, "{}").await.unwrap();
     let bad = Tensor { name: "x".repeat(70 << 20), ..scores() };
-    let error = instance.postprocess(vec![bad]).await.unwrap_err();
+    let error = postprocess(&mut instance, bad).await.unwrap_err();
     assert_says(&error, ErrorCode::PluginFailed, &["its log ends: ", "flood line 499"]);
 }
 

@@ -64,11 +64,19 @@ fn policy(allowed: &[impl AsRef<str>]) -> EgressPolicy {
 }
 
 fn host(limits: PluginLimits, allowed: &[impl AsRef<str>]) -> PluginHost {
-    PluginHost::new(limits, policy(allowed)).unwrap()
+    host_with(limits, policy(allowed))
+}
+
+fn host_with(limits: PluginLimits, egress: EgressPolicy) -> PluginHost {
+    PluginHost::new(limits, egress).unwrap()
 }
 
 async fn hostile(limits: PluginLimits, allowed: &[impl AsRef<str>]) -> Arc<Plugin> {
-    host(limits, allowed).load(component("hostile")).await.unwrap()
+    load(&host(limits, allowed), component("hostile")).await.unwrap()
+}
+
+async fn load(host: &PluginHost, wasm: Bytes) -> Result<Arc<Plugin>> {
+    host.load(wasm).await
 }
 
 /// One compiled plugin for all tests that need no limit or host of their own.
@@ -124,8 +132,16 @@ fn scores() -> Tensor {
 /// One whole request, the model's part left out.
 async fn serve(plugin: &Arc<Plugin>, config: &str, body: &str) -> Result<Response> {
     let mut instance = start(plugin, config).await?;
-    instance.preprocess(request(body)).await?;
-    instance.postprocess(vec![scores()]).await
+    preprocess(&mut instance, body).await?;
+    postprocess(&mut instance, scores()).await
+}
+
+async fn preprocess(instance: &mut Instance, body: &str) -> Result<Vec<Tensor>> {
+    instance.preprocess(request(body)).await
+}
+
+async fn postprocess(instance: &mut Instance, output: Tensor) -> Result<Response> {
+    instance.postprocess(vec![output]).await
 }
 
 async fn serve_json(plugin: &Arc<Plugin>, config: &str, body: &str) -> serde_json::Value {

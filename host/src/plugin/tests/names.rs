@@ -14,8 +14,8 @@ async fn hostile_with(
     lookup: impl Fn(&str) -> Vec<SocketAddr> + Send + Sync + 'static,
 ) -> Arc<Plugin> {
     let names = Names::new(lookup, move |address| if address == public { None } else { why_not_public(address.ip()) });
-    let host = PluginHost::new(small_limits(), policy(allowed).with_names(names)).unwrap();
-    host.load(component("hostile")).await.unwrap()
+    let host = host_with(small_limits(), policy(allowed).with_names(names));
+    load(&host, component("hostile")).await.unwrap()
 }
 
 fn found(location: &str) -> String {

@@ -4,7 +4,8 @@ use super::*;
 
 async fn preprocessed(act: &str) -> Result<Vec<Tensor>> {
     let plugin = shared_hostile().await;
-    start(&plugin, &format!(r#"{{"do": {act}}}"#)).await?.preprocess(request("{}")).await
+    let mut instance = start(&plugin, &format!(r#"{{"do": {act}}}"#)).await?;
+    preprocess(&mut instance, "{}").await
 }
 
 #[tokio::test]

@@ -33,12 +33,13 @@ impl Handmade<'_> {
     }
 
     async fn load(&self) -> Result<Arc<Plugin>> {
-        host(small_limits(), NO_HOSTS).load(self.wasm()).await
+        load(&host(small_limits(), NO_HOSTS), self.wasm()).await
     }
 
     /// The tensors that preprocess returns.
     async fn preprocess(&self) -> Result<Vec<Tensor>> {
-        start(&self.load().await?, "{}").await?.preprocess(request("{}")).await
+        let mut instance = start(&self.load().await?, "{}").await?;
+        preprocess(&mut instance, "{}").await
     }
 }
 
@@ -47,8 +48,8 @@ async fn a_component_made_by_hand_serves() {
     let plugin = Handmade::default().load().await.unwrap();
     assert_eq!(plugin.reference(), "handmade@1.0.0");
     let mut instance = start(&plugin, "{}").await.unwrap();
-    assert_eq!(instance.preprocess(request("{}")).await.unwrap(), []);
-    assert_eq!(instance.postprocess(vec![scores()]).await.unwrap().body, "");
+    assert_eq!(preprocess(&mut instance, "{}").await.unwrap(), []);
+    assert_eq!(postprocess(&mut instance, scores()).await.unwrap().body, "");
 }
 
 #[tokio::test]

@@ -175,7 +175,7 @@ async fn a_fetch_that_nobody_waits_for_ends_with_its_instance() {
     let plugin = hostile(limits, &[&address.to_string()]).await;
     let config = format!(r#"{{"do": "fetch-and-forget", "url": "http://{address}/"}}"#);
     let mut instance = start(&plugin, &config).await.unwrap();
-    instance.preprocess(request("{}")).await.unwrap();
+    preprocess(&mut instance, "{}").await.unwrap();
     assert_eq!(events.recv().await, Some("asked"));
     drop(instance);
     assert_eq!(events.recv().await, Some("hung up"));

@@ -6,18 +6,18 @@ use crate::plugin::Stage;
 #[tokio::test]
 async fn a_plugin_describes_itself_and_serves() {
     let wasm = component("hostile");
-    let plugin = host(small_limits(), NO_HOSTS).load(wasm.clone()).await.unwrap();
+    let plugin = load(&host(small_limits(), NO_HOSTS), wasm.clone()).await.unwrap();
     assert_eq!(plugin.manifest.name, "hostile");
     assert_eq!(plugin.manifest.stages, [Stage::Preprocess, Stage::Postprocess]);
     assert!(plugin.manifest.has(Stage::Preprocess) && !plugin.manifest.config_schema.is_empty());
     assert_eq!((plugin.size, plugin.sha256.len()), (wasm.len(), 64));
 
     let mut instance = start(&plugin, "{}").await.unwrap();
-    let tensors = instance.preprocess(request(r#"{"x": [5.1, 3.5, 1.4, 0.2]}"#)).await.unwrap();
+    let tensors = preprocess(&mut instance, r#"{"x": [5.1, 3.5, 1.4, 0.2]}"#).await.unwrap();
     let expected =
         Tensor::from_vec("features".into(), DataType::Fp32, vec![1, 4], vec![5.1f32, 3.5, 1.4, 0.2]).unwrap();
     assert_eq!(tensors, [expected]);
-    let response = instance.postprocess(vec![scores()]).await.unwrap();
+    let response = postprocess(&mut instance, scores()).await.unwrap();
     assert!(response.content_type.starts_with("application/json"));
     let answer: serde_json::Value = serde_json::from_slice(&response.body).unwrap();
     assert_eq!(answer["outputs"][0]["bytes"], 12);
@@ -33,18 +33,18 @@ async fn what_is_no_plugin_is_refused() {
         (b"\0asm\x0d\0\x01\0", "exports nothing"),
         (b"\0asm\x0d\0\x01\0\xff\xff\xff", "cannot be compiled"),
     ] {
-        let error = host.load(Bytes::from_static(wasm)).await.unwrap_err();
+        let error = load(&host, Bytes::from_static(wasm)).await.unwrap_err();
         assert_says(&error, ErrorCode::InvalidInput, &[reason]);
     }
     let cut = component("hostile");
-    let error = host.load(cut.slice(..cut.len() / 2)).await.unwrap_err();
+    let error = load(&host, cut.slice(..cut.len() / 2)).await.unwrap_err();
     assert_says(&error, ErrorCode::InvalidInput, &["cannot be compiled"]);
 }
 
 #[tokio::test]
 async fn a_component_too_large_for_the_limits_is_refused_with_the_option_to_change() {
     let host = host(PluginLimits { memory_bytes: 256 << 10, ..small_limits() }, NO_HOSTS);
-    let error = host.load(component("hostile")).await.unwrap_err();
+    let error = load(&host, component("hostile")).await.unwrap_err();
     assert_says(
         &error,
         ErrorCode::InvalidInput,
@@ -60,7 +60,7 @@ async fn a_component_of_another_contract_version_is_refused() {
     while let Some(at) = other.windows(old.len()).position(|window| window == old) {
         other[at..at + new.len()].copy_from_slice(new);
     }
-    let error = host(small_limits(), NO_HOSTS).load(other.into()).await.unwrap_err();
+    let error = load(&host(small_limits(), NO_HOSTS), other.into()).await.unwrap_err();
     assert_says(
         &error,
         ErrorCode::InvalidInput,
