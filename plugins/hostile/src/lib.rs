@@ -122,7 +122,7 @@ enum Act {
     ZeroSize,
     /// No data, and axes that multiply to 0 past an overflow.
     ZeroByOverflow,
-    /// A shape of `count` axes.
+    /// A shape of `count` axes, which agrees with the data.
     HugeShape,
     /// A name of `count` bytes.
     HugeName,

@@ -21,7 +21,11 @@ pub(crate) fn tensors(act: Act, count: Option<u64>, name: &str, features: [f32; 
         Act::NegativeShape => vec![Tensor { shape: vec![-1_i64 as u64, 4], ..good }],
         Act::ZeroSize => vec![Tensor { shape: vec![0, 4], data: Vec::new(), ..good }],
         Act::ZeroByOverflow => vec![Tensor { shape: vec![1 << 32, 1 << 32, 4], data: Vec::new(), ..good }],
-        Act::HugeShape => vec![Tensor { shape: vec![1; count.unwrap_or(1_000_000) as usize], ..good }],
+        Act::HugeShape => {
+            let mut shape = vec![1; count.unwrap_or(1_000_000) as usize];
+            shape[0] = 4;
+            vec![Tensor { shape, ..good }]
+        }
         Act::HugeName => vec![Tensor { name: "x".repeat(count.unwrap_or(1 << 20) as usize), shape: vec![5], ..good }],
         Act::WrongName => vec![Tensor { name: "no-such-input".into(), ..good }],
         Act::BadUtf8 => vec![Tensor { name: not_utf8(), ..good }],

@@ -40,20 +40,13 @@ async fn tensors_that_agree_with_themselves_are_taken() {
 
 /// What a plugin chose does not fill a message, or a log.
 #[tokio::test]
-async fn errors_about_large_names_and_shapes_are_short() {
-    for act in [
-        r#""huge-shape", "count": 400000"#,
-        r#""huge-name", "count": 2000000"#,
-        r#""unknown-datatype", "count": 2000000"#,
-    ] {
-        let Err(error) = preprocessed(act).await else {
-            // A shape of many ones has as many elements as it says.
-            assert!(act.contains("huge-shape"));
-            continue;
-        };
+async fn errors_about_large_names_are_short() {
+    for act in [r#""huge-name", "count": 2000000"#, r#""unknown-datatype", "count": 2000000"#] {
+        let error = preprocessed(act).await.unwrap_err();
         assert_says(&error, ErrorCode::PluginFailed, &["plugin hostile@", "failed in preprocess"]);
         assert!(error.message.len() < 10_000, "{} bytes", error.message.len());
     }
+    assert_eq!(preprocessed(r#""huge-shape", "count": 100000"#).await.unwrap()[0].shape.len(), 100_000);
 }
 
 #[tokio::test]
