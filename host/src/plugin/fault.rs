@@ -11,7 +11,7 @@ use super::guest::shorten;
 use super::limits::{PluginLimits, bytes, option, seconds};
 use super::manifest::Stage;
 use super::policy::Denial;
-use super::sandbox::{CpuTimeSpent, Sandbox};
+use super::sandbox::{CpuTimeSpent, HANDLES, Sandbox};
 
 /// Frames of one function, among the innermost 20, that tell a recursion.
 const REPEATED_FRAMES: usize = 8;
@@ -91,7 +91,9 @@ impl Site<'_> {
             return "it handed the host text that is not UTF-8".to_owned();
         }
         if matches!(cause.downcast_ref(), Some(ResourceTableError::Full)) {
-            return "it kept too many streams, requests and other things of the host, a fixed limit".to_owned();
+            return format!(
+                "it kept more than {HANDLES} streams, requests and other things of the host, a fixed limit"
+            );
         }
         format!("it ran into an error of the host: {cause}")
     }
@@ -108,8 +110,7 @@ impl Site<'_> {
     }
 
     /// The host ended a fetch, and the plugin failed for that.
-    pub(super) fn fetch(&self, fault: FetchFault) -> Error {
-        let (plugin, stage) = (self.plugin, self.stage.name());
+    pub(super) fn fetch(&self, fault: FetchFault, sandbox: &Sandbox) -> Error {
         let (code, what) = match fault {
             FetchFault::Denied { place, denial } => {
                 let why = why_denied(&place, denial);
@@ -134,7 +135,7 @@ impl Site<'_> {
                 (ErrorCode::PluginFailed, what)
             }
         };
-        Error::new(code, format!("plugin {plugin} failed in {stage}: {what}"))
+        Error { code, ..self.failed(what, sandbox) }
     }
 }
 

@@ -163,7 +163,7 @@ impl Guest {
         let sandbox = self.store.data();
         let site = Site { plugin: &self.label, stage, limits: &self.shared.limits };
         let ours = |fallback: Failure| match sandbox.egress.take_fault() {
-            Some(fault) => Failure::Host(site.fetch(fault)),
+            Some(fault) => Failure::Host(site.fetch(fault, sandbox)),
             None => fallback,
         };
         match outcome {

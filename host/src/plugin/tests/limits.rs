@@ -69,7 +69,7 @@ async fn every_stage_is_held_to_the_limits() {
         ("trap", "it trapped: unreachable"),
         ("panic", "hostile panic 42"),
         ("exit", "it called exit(0)"),
-        ("handles", "kept too many streams, requests and other things of the host"),
+        ("handles", "kept more than 1000 streams, requests and other things of the host"),
     ];
     let limits = PluginLimits { cpu_time: Duration::from_millis(500), ..small_limits() };
     let host = host(limits, NO_HOSTS);
