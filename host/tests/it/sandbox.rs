@@ -107,6 +107,33 @@ async fn what_does_not_fit_the_model_is_the_plugins_failure() {
     host.assert_serves().await;
 }
 
+/// What a plugin chose does not fill an answer, or a log.
+#[tokio::test]
+async fn a_misfit_is_told_in_few_words() {
+    let huge = [("shape", "do = \"huge-shape\", count = 100000"), ("name", "do = \"huge-name\", count = 500000")];
+    let (host, _store) = hostile_models(&huge).await;
+    for (id, _) in huge {
+        let (status, answer) = host.predict(json!({ "model_id": id, "x": [5.1, 3.5, 1.4, 0.2] })).await;
+        assert_eq!(status, 502, "{id}");
+        assert!(error_message(&answer).len() < 10_000, "{id}: {} bytes of message", error_message(&answer).len());
+    }
+}
+
+/// What says that it is JSON, and is not, is the plugin's failure.
+#[tokio::test]
+async fn an_answer_that_is_no_json_does_not_go_out_as_json() {
+    let acts = ["bad-utf8-json", "broken-json", "json-array"];
+    let configs = acts.map(|act| (act, format!("do = \"{act}\", stage = \"postprocess\"")));
+    let (host, _store) = hostile_models(&configs.each_ref().map(|(id, config)| (*id, config.as_str()))).await;
+    for act in acts {
+        let answer = host.post("/predict", json!({ "model_id": act, "x": [5.1, 3.5, 1.4, 0.2] })).await;
+        let expected = if act == "json-array" { 200 } else { 502 };
+        assert_eq!(answer.status().as_u16(), expected, "{act}");
+        let body = answer.bytes().await.unwrap();
+        assert!(serde_json::from_slice::<Value>(&body).is_ok(), "{act}: {body:?}");
+    }
+}
+
 /// No rows are as many as the model takes.
 #[tokio::test]
 async fn a_tensor_of_size_zero_ends_in_an_answer() {

@@ -39,6 +39,15 @@ async fn there_is_no_environment_no_file_and_no_time() {
     assert_eq!((&seen["unix_seconds"], &seen["elapsed_ns"]), (&serde_json::json!(0), &serde_json::json!(0)));
 }
 
+#[tokio::test]
+async fn there_is_no_randomness() {
+    let plugin = shared_hostile().await;
+    let mut first = serve_json(&plugin, r#"{"do": "dice"}"#, "{}").await;
+    let second = serve_json(&plugin, r#"{"do": "dice"}"#, "{}").await;
+    assert_eq!(first, second);
+    assert_eq!(first["bytes"].take().as_array().unwrap().len(), 16);
+}
+
 /// HTTP to anywhere is granted here; sockets are not.
 #[tokio::test]
 async fn there_is_no_socket_and_no_name_lookup() {

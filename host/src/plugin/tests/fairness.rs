@@ -29,3 +29,22 @@ async fn plugins_that_loop_leave_time_to_the_others() {
     loops.shutdown().await;
     assert_goes_on(&greedy).await;
 }
+
+/// However many requests one plugin gets, the other finds a place for its own at once: it need not wait for one to end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plugin_never_has_every_place() {
+    let host = host(PluginLimits { instance_wait: Duration::from_secs(1), ..endless() }, NO_HOSTS);
+    let greedy = load(&host, component("hostile")).await.unwrap();
+    let modest = load(&host, component("hostile")).await.unwrap();
+    let mut sleepers = JoinSet::new();
+    for _ in 0..30 {
+        let greedy = Arc::clone(&greedy);
+        sleepers.spawn(async move { serve(&greedy, r#"{"do": "sleep"}"#, "{}").await.map(drop) });
+    }
+    // The last place that `greedy` may have is taken when it turns a request away.
+    while start(&greedy, "{}").await.is_ok() {}
+    for _ in 0..20 {
+        let _two = (start(&modest, "{}").await.unwrap(), start(&modest, "{}").await.unwrap());
+    }
+    assert_goes_on(&modest).await;
+}
