@@ -88,12 +88,13 @@ async fn parse(app: &Arc<App>, request: Request) -> Result<Parsed> {
     }
     let parameters = Query::<Vec<(String, String)>>::try_from_uri(request.uri())
         .map_err(|error| Error::invalid_input(format!("the query string is not readable: {error}")))?;
+    let Query(parameters) = parameters;
     let body = body_of(app, request.into_body()).await?;
     if is_json(&media_type) {
         let app = app.clone();
-        return off_async_threads(body.len(), move || parse_json(&app, body)).await?;
+        return off_async_threads(body.len(), move || parse_json(&app, body, parameters)).await?;
     }
-    raw_body(app, media_type, body, parameters.0)
+    raw_body(app, media_type, body, parameters)
 }
 
 /// What a client that says nothing of its body sends is JSON here, and curl's `-d` says that it is a form.
@@ -110,7 +111,7 @@ async fn body_of(app: &App, body: Body) -> Result<Bytes> {
     read_body(body, to_usize(app.config.limits.max_body_bytes), "--max-body-bytes").await
 }
 
-fn parse_json(app: &App, body: Bytes) -> Result<Parsed> {
+fn parse_json(app: &App, body: Bytes, parameters: Vec<(String, String)>) -> Result<Parsed> {
     let not_a_request = |problem: &dyn std::fmt::Display| {
         Error::invalid_input(format!(
             "the body is not a prediction request: {problem}; expected JSON such as \
@@ -139,7 +140,7 @@ fn parse_json(app: &App, body: Bytes) -> Result<Parsed> {
         (Some(features), true) => vec![read_features(&model, features)?],
         (None, false) => read_inputs(&model, &parsed.inputs)?,
         (None, true) => {
-            let request = plugin::Request { content_type: "application/json".to_owned(), body, parameters: Vec::new() };
+            let request = plugin::Request { content_type: "application/json".to_owned(), body, parameters };
             return Ok(Parsed { model, payload: Payload::Raw(request) });
         }
     };
@@ -265,7 +266,13 @@ fn wrap(model: &ModelVersion, prediction: &Prediction, id: &RequestId, started: 
 fn as_made(response: &plugin::Response, cached: bool) -> Response {
     let content_type = HeaderValue::from_str(&response.content_type)
         .unwrap_or_else(|_| HeaderValue::from_static("application/octet-stream"));
-    ([(header::CONTENT_TYPE, content_type), cache_header(cached)], response.body.clone()).into_response()
+    // What a plugin calls a page must not run as one of the web page's own origin.
+    let contained = [
+        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+        (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox")),
+    ];
+    let headers = [(header::CONTENT_TYPE, content_type), cache_header(cached)];
+    (headers, contained, response.body.clone()).into_response()
 }
 
 /// What every answer says beside its result.
