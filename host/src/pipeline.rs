@@ -153,9 +153,8 @@ async fn preprocess(
     let tensors = instance.preprocess(request).await.and_then(|tensors| {
         // Tensors that do not fit the model are the plugin's failure, and counted as one.
         let plugin = stage.binding.plugin().reference();
-        let misfit = |problem| {
-            Error::new(ErrorCode::PluginFailed, format!("plugin {plugin}, preprocess: {}", shorten(problem)))
-        };
+        let misfit =
+            |problem| Error::new(ErrorCode::PluginFailed, format!("plugin {plugin}, preprocess: {}", shorten(problem)));
         check_tensors(model, &tensors).map_err(misfit)?;
         Ok(tensors)
     });
@@ -239,7 +238,8 @@ async fn postprocess(
         && let Err(problem) = check_json(answer).await?
     {
         let plugin = stage.binding.plugin().reference();
-        let message = format!("plugin {plugin} failed in postprocess: its answer says that it is JSON, and is none: {problem}");
+        let message =
+            format!("plugin {plugin} failed in postprocess: its answer says that it is JSON, and is none: {problem}");
         response = Err(Error::new(ErrorCode::PluginFailed, message));
     }
     trace.postprocess = Some(settle(stage, &instance, started, earlier, response.as_ref().err()));

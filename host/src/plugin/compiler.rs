@@ -104,7 +104,10 @@ impl Compiler {
         };
         timeout(self.time, work).await.map_err(|_| {
             let option = option("plugin-compile-time");
-            Error::invalid_input(format!("compiling the plugin takes longer than {}, the limit set by {option}", seconds(self.time)))
+            Error::invalid_input(format!(
+                "compiling the plugin takes longer than {}, the limit set by {option}",
+                seconds(self.time)
+            ))
         })?
     }
 

@@ -285,7 +285,9 @@ fn into_tensor(tensor: types::TensorResult, output_bytes: usize) -> Result<Tenso
     let elements = shape.iter().try_fold(1u64, |count, &size| count.checked_mul(size)).unwrap_or(u64::MAX);
     // A text takes more on the host than in the plugin: one that is empty has 4 bytes there.
     if datatype == DataType::Bytes && elements > (output_bytes / size_of::<Bytes>()) as u64 {
-        return Err(format!("it returned tensor {name:?} of {elements} texts, more than {output_bytes} bytes can hold"));
+        return Err(format!(
+            "it returned tensor {name:?} of {elements} texts, more than {output_bytes} bytes can hold"
+        ));
     }
     let sizes: Result<Vec<usize>, _> = shape.iter().map(|&size| usize::try_from(size)).collect();
     let sizes = sizes.map_err(|_| format!("it returned tensor {name:?} of the impossible shape {shape:?}"))?;

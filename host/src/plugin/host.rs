@@ -190,8 +190,7 @@ impl Plugin {
             Ok(place) => place,
             // Who waits here holds nothing that another plugin could use.
             Err(_) => {
-                let _queued =
-                    self.waiting.try_acquire().map_err(|_| fault::overloaded(limits, &self.reference()))?;
+                let _queued = self.waiting.try_acquire().map_err(|_| fault::overloaded(limits, &self.reference()))?;
                 acquire(&self.share, limits, &self.reference()).await?
             }
         };

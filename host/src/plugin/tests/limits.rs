@@ -194,7 +194,11 @@ async fn instances_are_limited_and_the_rest_waits_a_while() {
     assert_says(
         &error,
         ErrorCode::Overloaded,
-        &["all 2 plugin instances are busy", "--plugin-instances (NEXUS_PLUGIN_INSTANCES)"],
+        &[
+            "no instance is free for plugin hostile@",
+            "of 2 for all plugins",
+            "--plugin-instances (NEXUS_PLUGIN_INSTANCES)",
+        ],
     );
     // Trying out a configuration has a place of its own.
     check(&plugin, "{}").await.unwrap();

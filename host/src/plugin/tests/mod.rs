@@ -21,7 +21,8 @@ use bytes::Bytes;
 use tokio::sync::OnceCell;
 
 use super::{
-    Binding, EgressPolicy, Grants, Instance, ModelDescription, Plugin, PluginHost, PluginLimits, Request, Response, Wasm,
+    Binding, EgressPolicy, Grants, Instance, ModelDescription, Plugin, PluginHost, PluginLimits, Request, Response,
+    Wasm,
 };
 use crate::error::{Error, ErrorCode, Result};
 use crate::tensor::{DataType, Tensor, TensorSpec};
