@@ -1,0 +1,6 @@
+//! The whole plugin, run natively on real pictures.
+#![allow(clippy::unwrap_used)]
+
+mod kinds;
+mod pictures;
+mod support;
