@@ -48,3 +48,26 @@ fn reserve(file: &File<'_>, info: &ImageInfo, scaled_pixels: u64) -> Result<(), 
     let reserved = usize::try_from(bytes).is_ok_and(|bytes| Vec::<u8>::new().try_reserve_exact(bytes).is_ok());
     if reserved { Ok(()) } else { Err(file.too_much_memory(bytes)) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scaling_leaves_what_the_hint_asks_for() {
+        let bytes = include_bytes!("../../tests/images/cat.jpg");
+        let file = File { bytes, format: "JPEG", origin: "cat.jpg", max_pixels: 1 << 20 };
+        for (hint, size) in [
+            (38, (57, 38)),
+            (39, (113, 75)),
+            (75, (113, 75)),
+            (76, (226, 150)),
+            (151, (451, 300)),
+            (300, (451, 300)),
+            (9999, (451, 300)),
+        ] {
+            let picture = decode(&file, ScaleHint { shorter_side: hint }).unwrap();
+            assert_eq!((picture.width, picture.height), size, "{hint}");
+        }
+    }
+}

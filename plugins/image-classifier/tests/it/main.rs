@@ -3,4 +3,6 @@
 
 mod kinds;
 mod pictures;
+#[path = "../../benches/preprocess/reference.rs"]
+mod reference;
 mod support;
