@@ -258,6 +258,13 @@ fn odd_sizes_are_scaled_too() {
 }
 
 #[test]
+fn the_golden_request_is_taken() {
+    let mut plugin = classifier([1, 3, 8, 8], Config::default());
+    let golden = plugin.golden().unwrap();
+    assert_eq!(plugin.preprocess(golden).unwrap()[0].shape, [1, 3, 8, 8]);
+}
+
+#[test]
 fn the_configuration_is_checked() {
     for (config, named) in [
         (serde_json::json!({"crop": 0}), "`crop`"),
