@@ -13,6 +13,9 @@ use nexus_guest::{Error, Manifest, Model, Plugin, Request, Response, Stage, Tens
 
 pub use config::{Config, Interpolation, Layout, PerChannel, Softmax};
 
+/// Four coloured quarters, 8×8 pixels: a binding is tried with them.
+const GOLDEN: &[u8] = include_bytes!("golden.png");
+
 /// The plugin, prepared for one model.
 pub struct ImageClassifier {
     config: Config,
@@ -48,6 +51,10 @@ impl Plugin for ImageClassifier {
         let scores = ranking::scores(&outputs)?;
         let confidences = ranking::confidences(scores, self.config.softmax);
         Response::json(&ranking::answer(&confidences, &self.labels, self.top_k))
+    }
+
+    fn golden(&self) -> Option<Request> {
+        Some(Request::new("image/png", GOLDEN))
     }
 }
 

@@ -91,11 +91,21 @@ impl Target {
 }
 
 fn fill_planes<T: Pod>(elements: &mut [T], pixels: &[u8], channels: usize, values: &[[T; 256]; 3]) {
-    let plane = elements.len() / channels;
-    for (channel, (elements, values)) in elements.chunks_exact_mut(plane).zip(values).enumerate() {
-        for (element, pixel) in elements.iter_mut().zip(pixels.chunks_exact(channels)) {
-            *element = values[usize::from(pixel[channel])];
+    let [reds, greens, blues] = values;
+    if channels == 1 {
+        for (element, &pixel) in elements.iter_mut().zip(pixels) {
+            *element = reds[usize::from(pixel)];
         }
+        return;
+    }
+    // All three in one go: a pixel is read once.
+    let (red, rest) = elements.split_at_mut(elements.len() / 3);
+    let (green, blue) = rest.split_at_mut(rest.len() / 2);
+    let (pixels, _) = pixels.as_chunks::<3>();
+    for (((red, green), blue), &[r, g, b]) in red.iter_mut().zip(green).zip(blue).zip(pixels) {
+        *red = reds[usize::from(r)];
+        *green = greens[usize::from(g)];
+        *blue = blues[usize::from(b)];
     }
 }
 

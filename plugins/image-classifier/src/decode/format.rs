@@ -11,6 +11,19 @@ pub(crate) enum Format {
     Other(&'static str),
 }
 
+impl Format {
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Format::Jpeg => "JPEG",
+            Format::Png => "PNG",
+            Format::Webp => "WebP",
+            Format::Gif => "GIF",
+            Format::Bmp => "BMP",
+            Format::Other(what) => what,
+        }
+    }
+}
+
 /// Looks at the file's beginning.
 pub(crate) fn of(file: &[u8]) -> Format {
     match file {
