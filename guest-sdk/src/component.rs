@@ -1,10 +1,9 @@
-//! The generated side of the contract: WIT types to ours and back, and the panic hook.
+//! The generated side of the contract: WIT types to ours and back.
 
 use std::marker::PhantomData;
-use std::sync::Once;
 
-use crate::{Error, Model, Plugin, Request, Response, Tensor, TensorSpec, instance};
-use bindings::exports::nexus::plugin::transform::{self as wit, Guest};
+use crate::{Error, Model, Plugin, Request, Response, Tensor, TensorSpec, instance, log};
+use bindings::exports::nexus::plugin::{golden, transform as wit};
 use bindings::nexus::plugin::types;
 
 /// What wit-bindgen makes of `wit/`.
@@ -12,7 +11,7 @@ use bindings::nexus::plugin::types;
 pub mod bindings {
     wit_bindgen::generate!({
         path: "../wit",
-        world: "plugin",
+        world: "plugin-with-golden",
         pub_export_macro: true,
         export_macro_name: "export_component",
     });
@@ -22,9 +21,9 @@ pub use bindings::export_component;
 /// The component whose plugin is `P`; never made, only named.
 pub struct Component<P>(PhantomData<P>);
 
-impl<P: Plugin> Guest for Component<P> {
+impl<P: Plugin> wit::Guest for Component<P> {
     fn describe() -> wit::Manifest {
-        log_panics();
+        log::to_host();
         let manifest = P::manifest();
         wit::Manifest {
             name: manifest.name,
@@ -36,7 +35,7 @@ impl<P: Plugin> Guest for Component<P> {
     }
 
     fn init(model: wit::Model, config: String) -> Result<(), wit::Error> {
-        log_panics();
+        log::to_host();
         Ok(instance::init::<P>(model.into(), &config)?)
     }
 
@@ -51,10 +50,10 @@ impl<P: Plugin> Guest for Component<P> {
     }
 }
 
-/// A panic ends in a trap, which carries no text; the log is where its message and place get out.
-fn log_panics() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| std::panic::set_hook(Box::new(|panic| crate::log::error!("{panic}"))));
+impl<P: Plugin> golden::Guest for Component<P> {
+    fn example() -> Option<wit::Request> {
+        instance::golden().map(wit::Request::from)
+    }
 }
 
 impl From<wit::Model> for Model {
@@ -77,6 +76,12 @@ impl From<wit::Model> for Model {
 impl From<wit::Request> for Request {
     fn from(request: wit::Request) -> Self {
         Request { content_type: request.content_type, body: request.body, parameters: request.parameters }
+    }
+}
+
+impl From<Request> for wit::Request {
+    fn from(request: Request) -> Self {
+        wit::Request { content_type: request.content_type, body: request.body, parameters: request.parameters }
     }
 }
 

@@ -49,3 +49,72 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+/// Says whose fault an error, or an absence, is: `text.parse::<u32>().or_invalid_input("`top_k`")?`.
+///
+/// The message is `what`, followed by the error where there is one. `what` is only written on failure, so `format_args!`
+/// costs nothing otherwise.
+pub trait Blame<T>: Sized {
+    /// The client's: see [`Error::invalid_input`].
+    fn or_invalid_input(self, what: impl fmt::Display) -> Result<T, Error>;
+
+    /// The binding's configuration's: see [`Error::invalid_config`].
+    fn or_invalid_config(self, what: impl fmt::Display) -> Result<T, Error>;
+
+    /// The plugin's own: see [`Error::plugin`].
+    fn or_plugin_error(self, what: impl fmt::Display) -> Result<T, Error>;
+}
+
+impl<T, E: fmt::Display> Blame<T> for Result<T, E> {
+    fn or_invalid_input(self, what: impl fmt::Display) -> Result<T, Error> {
+        self.map_err(|error| Error::invalid_input(format!("{what}: {error}")))
+    }
+
+    fn or_invalid_config(self, what: impl fmt::Display) -> Result<T, Error> {
+        self.map_err(|error| Error::invalid_config(format!("{what}: {error}")))
+    }
+
+    fn or_plugin_error(self, what: impl fmt::Display) -> Result<T, Error> {
+        self.map_err(|error| Error::plugin(format!("{what}: {error}")))
+    }
+}
+
+impl<T> Blame<T> for Option<T> {
+    fn or_invalid_input(self, what: impl fmt::Display) -> Result<T, Error> {
+        self.ok_or_else(|| Error::invalid_input(what.to_string()))
+    }
+
+    fn or_invalid_config(self, what: impl fmt::Display) -> Result<T, Error> {
+        self.ok_or_else(|| Error::invalid_config(what.to_string()))
+    }
+
+    fn or_plugin_error(self, what: impl fmt::Display) -> Result<T, Error> {
+        self.ok_or_else(|| Error::plugin(what.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_somebodys() {
+        let error = "five".parse::<u32>().or_invalid_input("`top_k`").unwrap_err();
+        assert_eq!(error, Error::invalid_input("`top_k`: invalid digit found in string"));
+        let error = "five".parse::<u32>().or_invalid_config("`top_k`").unwrap_err();
+        assert_eq!(error, Error::invalid_config("`top_k`: invalid digit found in string"));
+        let error = "five".parse::<u32>().or_plugin_error("`top_k`").unwrap_err();
+        assert_eq!(error, Error::plugin("`top_k`: invalid digit found in string"));
+        assert_eq!("5".parse::<u32>().or_plugin_error("`top_k`"), Ok(5));
+    }
+
+    #[test]
+    fn an_absence_is_somebodys() {
+        let field = "width";
+        let error = None::<u32>.or_invalid_input(format_args!("`{field}` is missing")).unwrap_err();
+        assert_eq!(error, Error::invalid_input("`width` is missing"));
+        assert_eq!(None::<u32>.or_invalid_config("no").unwrap_err().code(), "invalid-config");
+        assert_eq!(None::<u32>.or_plugin_error("no").unwrap_err().code(), "plugin");
+        assert_eq!(Some(5).or_plugin_error("no"), Ok(5));
+    }
+}

@@ -32,10 +32,16 @@ pub(crate) fn postprocess(outputs: Vec<Tensor>) -> Result<Response, Error> {
     with_plugin(|plugin| plugin.postprocess(outputs))
 }
 
-/// The stages without the plugin's type: a static cannot be generic.
+/// The request that the plugin `init` prepared wants to be tried with.
+pub(crate) fn golden() -> Option<Request> {
+    PLUGIN.with_borrow(|plugin| plugin.as_ref()?.golden())
+}
+
+/// The plugin without its type: a static cannot be generic.
 trait Stages {
     fn preprocess(&mut self, request: Request) -> Result<Vec<Tensor>, Error>;
     fn postprocess(&mut self, outputs: Vec<Tensor>) -> Result<Response, Error>;
+    fn golden(&self) -> Option<Request>;
 }
 
 impl<P: Plugin> Stages for P {
@@ -45,6 +51,10 @@ impl<P: Plugin> Stages for P {
 
     fn postprocess(&mut self, outputs: Vec<Tensor>) -> Result<Response, Error> {
         Plugin::postprocess(self, outputs)
+    }
+
+    fn golden(&self) -> Option<Request> {
+        Plugin::golden(self)
     }
 }
 
@@ -87,6 +97,10 @@ mod tests {
             self.0 += 1;
             Response::json(&self.0)
         }
+
+        fn golden(&self) -> Option<Request> {
+            (self.0 > 0).then(|| Request::new("text/plain", self.0.to_string()))
+        }
     }
 
     // A thread of its own per test keeps the instances apart.
@@ -103,6 +117,15 @@ mod tests {
         init::<Counter>(Model::default(), r#"{"start": 4}"#).unwrap();
         assert_eq!(postprocess(Vec::new()).unwrap().body, b"5");
         assert_eq!(postprocess(Vec::new()).unwrap().body, b"6");
+    }
+
+    #[test]
+    fn a_golden_request_is_the_prepared_plugins_own() {
+        assert_eq!(golden(), None);
+        init::<Counter>(Model::default(), r#"{"start": 0}"#).unwrap();
+        assert_eq!(golden(), None);
+        init::<Counter>(Model::default(), r#"{"start": 4}"#).unwrap();
+        assert_eq!(golden().unwrap().body, b"4");
     }
 
     #[test]

@@ -16,7 +16,8 @@ pub trait Plugin: Sized + 'static {
     fn manifest() -> Manifest;
 
     /// Prepares for one model. Runs once a binding: what it computes is kept, and every request starts from a copy.
-    /// Open nothing here (a stream, a request): handles do not survive into the copy, memory does.
+    /// Open nothing here (a stream, a request): handles do not survive into the copy, memory does. `println!` opens
+    /// standard output, and is dead from then on; [`crate::log`] and `tracing` are not.
     fn init(model: Model, config: Self::Config) -> Result<Self, Error>;
 
     /// Turns a request into the model's inputs.
@@ -29,6 +30,12 @@ pub trait Plugin: Sized + 'static {
     fn postprocess(&mut self, outputs: Vec<Tensor>) -> Result<Response, Error> {
         let _ = outputs;
         Err(Error::plugin("this plugin has no postprocess stage"))
+    }
+
+    /// A small request that [`Plugin::preprocess`] takes and that needs no network. The host tries a binding with it, unless
+    /// the binding brings one of its own.
+    fn golden(&self) -> Option<Request> {
+        None
     }
 }
 

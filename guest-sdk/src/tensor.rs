@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use bytemuck::Pod;
+use half::{bf16, f16};
 
 use crate::Error;
 
@@ -59,6 +60,11 @@ impl Tensor {
         Tensor::from_values(name, shape, values)
     }
 
+    /// An FP16 tensor.
+    pub fn from_f16(name: &str, shape: impl Into<Vec<u64>>, values: impl AsRef<[f16]>) -> Result<Self, Error> {
+        Tensor::from_values(name, shape, values)
+    }
+
     /// A UINT8 tensor.
     pub fn from_u8(name: &str, shape: impl Into<Vec<u64>>, values: impl AsRef<[u8]>) -> Result<Self, Error> {
         Tensor::from_values(name, shape, values)
@@ -105,8 +111,25 @@ impl Tensor {
         })
     }
 
+    /// The elements, as [`Tensor::values`], of a tensor of that shape, outermost axis first; -1 where any size fits. The error
+    /// shows both: "expected FP32[1,3,-1,-1], got UINT8[1,224,224,3]".
+    pub fn view<T: Element>(&self, shape: &[i64]) -> Result<Cow<'_, [T]>, Error> {
+        let fits = self.shape.len() == shape.len()
+            && self.shape.iter().zip(shape).all(|(&size, &wanted)| wanted == -1 || u64::try_from(wanted) == Ok(size));
+        if fits && self.datatype == T::DATATYPE {
+            return self.values();
+        }
+        let (expected, got) = (signature(T::DATATYPE, shape), signature(&self.datatype, &self.shape));
+        Err(Error::plugin(format!("tensor `{}`: expected {expected}, got {got}", self.name)))
+    }
+
     /// The elements of an FP32 tensor.
     pub fn as_f32(&self) -> Result<Cow<'_, [f32]>, Error> {
+        self.values()
+    }
+
+    /// The elements of an FP16 tensor.
+    pub fn as_f16(&self) -> Result<Cow<'_, [f16]>, Error> {
         self.values()
     }
 
@@ -157,8 +180,14 @@ macro_rules! elements {
 elements!(
     u8 => "UINT8", u16 => "UINT16", u32 => "UINT32", u64 => "UINT64",
     i8 => "INT8", i16 => "INT16", i32 => "INT32", i64 => "INT64",
-    f32 => "FP32", f64 => "FP64"
+    f16 => "FP16", bf16 => "BF16", f32 => "FP32", f64 => "FP64"
 );
+
+/// Datatype and shape in short: "FP32[1,3,-1,-1]".
+fn signature<N: ToString>(datatype: &str, shape: &[N]) -> String {
+    let sizes: Vec<String> = shape.iter().map(N::to_string).collect();
+    format!("{datatype}[{}]", sizes.join(","))
+}
 
 fn check_count(name: &str, shape: &[u64], values: usize) -> Result<(), Error> {
     let expected = element_count(name, shape)?;
@@ -194,6 +223,36 @@ mod tests {
         assert_eq!(tensor.as_f32().unwrap().as_ref(), [1.5, -2.0]);
         assert_eq!(Tensor::from_i64("y", vec![1], [7]).unwrap().as_i64().unwrap().as_ref(), [7]);
         assert_eq!(Tensor::from_u8("z", [], [7]).unwrap().as_u8().unwrap().as_ref(), [7]);
+    }
+
+    #[test]
+    fn half_precision_is_two_bytes() {
+        let values = [1.5, -2.0].map(f16::from_f32);
+        let tensor = Tensor::from_f16("x", [2], values).unwrap();
+        // IEEE 754 binary16: 1.5 is 0x3e00, -2 is 0xc000.
+        assert_eq!((tensor.datatype.as_str(), tensor.data.as_slice()), ("FP16", [0x00, 0x3e, 0x00, 0xc0].as_slice()));
+        assert_eq!(tensor.as_f16().unwrap().as_ref(), values);
+        let tensor = Tensor::from_values("x", [1], [bf16::from_f32(1.5)]).unwrap();
+        // bfloat16 is the upper half of binary32: 1.5 is 0x3fc00000.
+        assert_eq!((tensor.datatype.as_str(), tensor.data.as_slice()), ("BF16", [0xc0, 0x3f].as_slice()));
+    }
+
+    #[test]
+    fn a_view_is_of_the_expected_shape_and_datatype() {
+        let tensor = Tensor::from_f32("x", [1, 3, 2], [0.0; 6]).unwrap();
+        for fitting in [[1, 3, 2], [1, 3, -1], [-1, -1, -1]] {
+            assert_eq!(tensor.view::<f32>(&fitting).unwrap().len(), 6);
+        }
+        assert_eq!(Tensor::from_i64("x", [], [7]).unwrap().view::<i64>(&[]).unwrap().as_ref(), [7]);
+        for (wrong, shown) in [(&[1, 3][..], "FP32[1,3]"), (&[1, 2, -1], "FP32[1,2,-1]"), (&[-2, 3, 2], "FP32[-2,3,2]")]
+        {
+            let error = tensor.view::<f32>(wrong).unwrap_err();
+            assert_eq!(error.message(), format!("tensor `x`: expected {shown}, got FP32[1,3,2]"));
+        }
+        let error = tensor.view::<u8>(&[1, 3, -1]).unwrap_err();
+        assert_eq!(error.message(), "tensor `x`: expected UINT8[1,3,-1], got FP32[1,3,2]");
+        let short = Tensor { data: vec![0; 4], ..tensor };
+        assert!(short.view::<f32>(&[1, 3, 2]).unwrap_err().message().contains("holds 6 elements, the data 1"));
     }
 
     #[test]
