@@ -2,6 +2,8 @@
 
 /// What a request handler may reach.
 pub mod app;
+/// The author's tools: write a plugin, check it, try it.
+pub mod author;
 /// Work on many bytes, kept off the async threads.
 pub mod blocking;
 /// Answers kept in memory.
@@ -20,10 +22,10 @@ pub mod metrics;
 pub mod model;
 /// What an ONNX file says of itself.
 pub mod onnx;
-/// Plugins: loaded, kept, run in a sandbox.
-pub mod plugin;
 /// What one request goes through at a model.
 pub mod pipeline;
+/// Plugins: loaded, kept, run in a sandbox.
+pub mod plugin;
 /// THE way of a prediction.
 pub mod predict;
 /// Every route, and the order of what every request passes through.

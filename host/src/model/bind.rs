@@ -50,7 +50,8 @@ impl Models {
         for serving in versions {
             let mut model = ModelVersion { serial: ModelVersion::next_serial(), ..(*serving).clone() };
             let golden = self.bind_and_try(&mut model, &pipeline).await.map_err(|mut error| {
-                error.message = format!("model {id}, version {}: {}; it serves on as before", model.version(), error.message);
+                error.message =
+                    format!("model {id}, version {}: {}; it serves on as before", model.version(), error.message);
                 error
             })?;
             rebound.push((model, golden));
@@ -67,10 +68,7 @@ impl Models {
         }
         self.repository.write_config(id, &config).await?;
         tracing::info!(model = id, versions = rebound.len(), "pipeline changed");
-        Ok(rebound
-            .into_iter()
-            .map(|(model, golden)| Rebound { model: self.registry.insert(model), golden })
-            .collect())
+        Ok(rebound.into_iter().map(|(model, golden)| Rebound { model: self.registry.insert(model), golden }).collect())
     }
 
     /// Removes a plugin that no model is bound to.
@@ -178,7 +176,8 @@ fn check_bypass(model: &ModelVersion) -> Result<()> {
     }
 }
 
-fn describe(model: &ModelVersion) -> ModelDescription {
+/// A version as plugins are told of it.
+pub fn describe(model: &ModelVersion) -> ModelDescription {
     ModelDescription {
         id: model.id().to_owned(),
         version: model.version().to_owned(),
