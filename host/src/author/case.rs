@@ -60,6 +60,8 @@ pub(super) enum Outcome {
     },
     Error {
         at: Moment,
+        /// As HTTP has it.
+        status: u16,
         code: String,
         message: String,
     },
@@ -126,7 +128,7 @@ impl Outcome {
             Some(cause) if error.code == crate::error::ErrorCode::Internal => cause.clone(),
             _ => error.message.clone(),
         };
-        Outcome::Error { at, code: error.code.name().to_owned(), message }
+        Outcome::Error { at, status: error.code.http_status(), code: error.code.name().to_owned(), message }
     }
 
     /// The same answer, or the same error. Numbers in JSON may differ in their last digits, as they do between processors.
@@ -153,7 +155,7 @@ impl Outcome {
                 let more = if cut < text.len() { "…" } else { "" };
                 format!("answer, {content_type}: {}{more}", &text[..cut])
             }
-            Outcome::Error { at, code, message } => format!("{code} at the {}: {message}", at.name()),
+            Outcome::Error { at, status, code, message } => format!("{status} {code}, at the {}: {message}", at.name()),
         }
     }
 }

@@ -54,7 +54,8 @@ struct Verdict {
     contract: Option<String>,
     host_contract: &'static str,
     imports: Vec<Import>,
-    golden: bool,
+    /// Whether it can bring a request of its own to be tried with.
+    golden_export: bool,
     #[serde(flatten)]
     plugin: Option<Described>,
 }
@@ -77,8 +78,9 @@ impl Verdict {
     async fn of(options: &CheckOptions) -> Result<Verdict, String> {
         let wasm = read(&options.file).await?;
         let host = plugin_host(&options.limits, &[])?;
-        let Inspection { contract, exports, imports } = Inspection::of(&wasm);
-        let golden = Inspection { exports, ..Inspection::default() }.has_golden();
+        let inspection = Inspection::of(&wasm);
+        let golden_export = inspection.has_golden();
+        let Inspection { contract, imports, .. } = inspection;
         let (sha256, bytes) = (sha256_hex(&wasm), wasm.len());
         let limit = options.limits.max_plugin_bytes;
         let started = Instant::now();
@@ -97,7 +99,7 @@ impl Verdict {
             contract,
             host_contract: CONTRACT_VERSION,
             plugin: loaded.ok().map(|plugin| Described::of(&plugin, &imports)),
-            golden,
+            golden_export,
             imports,
         })
     }
@@ -141,7 +143,7 @@ impl Display for Verdict {
         writeln!(f, "contract   nexus:plugin {contract}; this host speaks {}", self.host_contract)?;
         if let Some(plugin) = &self.plugin {
             plugin.fmt(f)?;
-            let golden = if self.golden { "brings one" } else { "none: nothing tries preprocess when it is bound" };
+            let golden = if self.golden_export { "exported" } else { "not exported: a binding has to bring a request" };
             writeln!(f, "golden     {golden}")?;
             writeln!(f, "compiled   in {:.0} ms, with all that an upload does", self.took_ms)?;
         }

@@ -115,6 +115,8 @@ fn write_outcome(f: &mut Formatter<'_>, outcome: &Outcome) -> fmt::Result {
                 _ => Ok(()),
             }
         }
-        Outcome::Error { at, code, message } => writeln!(f, "\nerror     {code}, at the {}\n{message}", at.name()),
+        Outcome::Error { at, status, code, message } => {
+            writeln!(f, "\nerror     {status} {code}, at the {}\n{message}", at.name())
+        }
     }
 }

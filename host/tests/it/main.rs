@@ -1,7 +1,9 @@
 //! The host's integration tests, one binary: real models, real components, real sockets.
 #![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
 
+mod author;
 mod cache;
+mod guests;
 mod images;
 mod invariants;
 mod models;
