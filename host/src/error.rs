@@ -93,6 +93,19 @@ impl Error {
     }
 }
 
+/// Most of somebody else's text that an error message passes on, in bytes.
+const FOREIGN_TEXT_BYTES: usize = 4 << 10;
+
+/// A text that a plugin chose, no longer than a person reads.
+pub fn shorten(mut text: String) -> String {
+    let cut = text.floor_char_boundary(FOREIGN_TEXT_BYTES);
+    if cut < text.len() {
+        text.truncate(cut);
+        text.push('…');
+    }
+    text
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.code.name(), self.message)?;

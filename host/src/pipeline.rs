@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use crate::error::{Error, ErrorCode, Result};
+use serde::de::IgnoredAny;
+
+use crate::blocking::off_async_threads;
+use crate::error::{Error, ErrorCode, Result, shorten};
 use crate::model::{BoundStage, ModelVersion, OnFailure};
 use crate::plugin::{Crossed, Instance, Request, Response, Stage};
 use crate::tensor::{Output, Tensor};
@@ -150,7 +153,8 @@ async fn preprocess(
     let tensors = instance.preprocess(request).await.and_then(|tensors| {
         // Tensors that do not fit the model are the plugin's failure, and counted as one.
         let plugin = stage.binding.plugin().reference();
-        let misfit = |problem| Error::new(ErrorCode::PluginFailed, format!("plugin {plugin}, preprocess: {problem}"));
+        let misfit =
+            |problem| Error::new(ErrorCode::PluginFailed, format!("plugin {plugin}, preprocess: {}", shorten(problem)));
         check_tensors(model, &tensors).map_err(misfit)?;
         Ok(tensors)
     });
@@ -229,9 +233,29 @@ async fn postprocess(
         Some(instance) => instance,
         None => stage.binding.start().await?,
     };
-    let response = instance.postprocess(&tensors).await;
+    let mut response = instance.postprocess(&tensors).await;
+    if let Ok(answer) = &response
+        && let Err(problem) = check_json(answer).await?
+    {
+        let plugin = stage.binding.plugin().reference();
+        let message =
+            format!("plugin {plugin} failed in postprocess: its answer says that it is JSON, and is none: {problem}");
+        response = Err(Error::new(ErrorCode::PluginFailed, message));
+    }
     trace.postprocess = Some(settle(stage, &instance, started, earlier, response.as_ref().err()));
     response
+}
+
+/// An answer that says it is JSON has to be: clients parse it unseen.
+async fn check_json(answer: &Response) -> Result<std::result::Result<(), String>> {
+    if answer.content_type != "application/json" {
+        return Ok(Ok(()));
+    }
+    let body = answer.body.clone();
+    off_async_threads(body.len(), move || {
+        serde_json::from_slice::<IgnoredAny>(&body).map(|_| ()).map_err(|error| error.to_string())
+    })
+    .await
 }
 
 /// Tells the circuit how a stage ended, and sums up what it took. `earlier` is what the same instance did before.
@@ -273,9 +297,11 @@ fn may_bypass(stage: &BoundStage, error: &Error) -> bool {
 fn body_as_input(model: &ModelVersion, request: &Request) -> Option<Tensor> {
     let spec = &only_input(model)?.spec;
     let element = spec.datatype.size()?;
-    let fixed = spec.shape.iter().filter(|&&size| size >= 0).try_fold(element, |bytes, &size| {
-        bytes.checked_mul(usize::try_from(size).ok()?)
-    })?;
+    let fixed = spec
+        .shape
+        .iter()
+        .filter(|&&size| size >= 0)
+        .try_fold(element, |bytes, &size| bytes.checked_mul(usize::try_from(size).ok()?))?;
     let open = spec.shape.iter().filter(|&&size| size < 0).count();
     // One axis may be of any size, and the body's length tells which.
     let free = request.body.len().checked_div(fixed)?;

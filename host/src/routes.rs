@@ -67,5 +67,11 @@ fn cors(origins: &[String]) -> Result<CorsLayer> {
         .allow_origin(origins)
         .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
         .allow_headers([header::CONTENT_TYPE, header::CACHE_CONTROL, http::X_REQUEST_ID])
-        .expose_headers([http::X_REQUEST_ID, HeaderName::from_static("x-cache"), HeaderName::from_static("server-timing"), HeaderName::from_static("x-bypassed"), header::RETRY_AFTER]))
+        .expose_headers([
+            http::X_REQUEST_ID,
+            HeaderName::from_static("x-cache"),
+            HeaderName::from_static("server-timing"),
+            HeaderName::from_static("x-bypassed"),
+            header::RETRY_AFTER,
+        ]))
 }

@@ -214,7 +214,7 @@ impl Tensor {
     pub fn from_wire(name: String, datatype: DataType, shape: Vec<usize>, data: Bytes) -> Result<Tensor, TensorError> {
         let count = element_count(&name, &shape)?;
         let Some(size) = datatype.size() else {
-            let strings = split_strings(&name, &data)?;
+            let strings = split_strings(&name, &data, count)?;
             return Tensor::from_strings(name, shape, strings);
         };
         let expected = count
@@ -302,10 +302,11 @@ fn element_count(name: &str, shape: &[usize]) -> Result<usize, TensorError> {
         .ok_or_else(|| TensorError::Overflow { name: name.to_owned(), shape: shape.to_vec() })
 }
 
-fn split_strings(name: &str, data: &Bytes) -> Result<Vec<Bytes>, TensorError> {
+/// Splits texts apart, but no more than one beyond as many as there should be.
+fn split_strings(name: &str, data: &Bytes, count: usize) -> Result<Vec<Bytes>, TensorError> {
     let mut strings = Vec::new();
     let mut offset = 0;
-    while offset < data.len() {
+    while offset < data.len() && strings.len() <= count {
         let truncated = || TensorError::Truncated { name: name.to_owned(), offset };
         let length = data.get(offset..offset + 4).and_then(|bytes| bytes.try_into().ok()).ok_or_else(truncated)?;
         let start = offset + 4;

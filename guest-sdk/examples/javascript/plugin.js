@@ -6,6 +6,15 @@ import { CONFIG_SCHEMA, prepare, toAnswer, toFeatures } from './measurements.js'
 // Set by `init`; every request starts from a copy of it.
 let binding;
 
+/** What is thrown has to be the contract's `error`: anything else ends in a trap that does not tell what it was. */
+const thrownAsError = (call) => (...args) => {
+  try {
+    return call(...args);
+  } catch (error) {
+    throw error.code ? error : { code: 'plugin', message: `${error}\n${error.stack}` };
+  }
+};
+
 const json = (value) => new TextEncoder().encode(JSON.stringify(value));
 
 export const transform = {
@@ -19,18 +28,17 @@ export const transform = {
     };
   },
 
-  init(model, config) {
+  init: thrownAsError((model, config) => {
     binding = prepare(model, config);
     emit('info', `${model.id} takes ${binding.fields.join(', ')}`);
-  },
+  }),
 
-  preprocess(request) {
-    return [toFeatures(binding, request.body)];
-  },
+  preprocess: thrownAsError((request) => [toFeatures(binding, request.body)]),
 
-  postprocess(outputs) {
-    return { contentType: 'application/json', body: json(toAnswer(binding, outputs)) };
-  },
+  postprocess: thrownAsError((outputs) => ({
+    contentType: 'application/json',
+    body: json(toAnswer(binding, outputs)),
+  })),
 };
 
 export const golden = {

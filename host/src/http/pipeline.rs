@@ -116,7 +116,8 @@ fn describe<'m>(id: &str, versions: impl Iterator<Item = (&'m ModelVersion, Opti
         let bound = &model.pipeline;
         let Pipeline { preprocess, postprocess, golden: json } = bound.configured.clone();
         // It was JSON when it came; what was written into model.toml by hand may not be.
-        let pipeline = PipelineJson { preprocess, postprocess, golden: json.and_then(|json| RawValue::from_string(json).ok()) };
+        let pipeline =
+            PipelineJson { preprocess, postprocess, golden: json.and_then(|json| RawValue::from_string(json).ok()) };
         let mut described = json!({
             "version": model.version(),
             "pipeline": pipeline,
@@ -131,6 +132,10 @@ fn describe<'m>(id: &str, versions: impl Iterator<Item = (&'m ModelVersion, Opti
     Json(json!({ "model_id": id, "versions": versions }))
 }
 
-fn init(stage: Option<&BoundStage>) -> Option<&'static str> {
-    stage.map(|stage| if stage.binding.no_snapshot().is_none() { "snapshot" } else { "each instance" })
+/// How instances come by what `init` makes; and why not by a copy of its memory.
+fn init(stage: Option<&BoundStage>) -> Option<String> {
+    stage.map(|stage| match stage.binding.no_snapshot() {
+        None => "snapshot".to_owned(),
+        Some(why) => format!("each instance: {why}"),
+    })
 }

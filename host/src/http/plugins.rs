@@ -70,8 +70,9 @@ pub async fn remove(
     query: std::result::Result<Query<PluginQuery>, QueryRejection>,
 ) -> Result<Json<Value>> {
     let (name, version) = named(query)?;
-    let version = version
-        .ok_or_else(|| Error::invalid_input("the query names no version: DELETE /plugins?name=tabular&version=0.1.0"))?;
+    let version = version.ok_or_else(|| {
+        Error::invalid_input("the query names no version: DELETE /plugins?name=tabular&version=0.1.0")
+    })?;
     app.models.remove_plugin(&name, &version).await?;
     Ok(Json(json!({ "status": "removed", "name": name, "version": version })))
 }

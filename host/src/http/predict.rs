@@ -1,5 +1,6 @@
 //! `POST /predict`: tensors or features as JSON, or what the model's plugin reads, as JSON, a file or the raw body.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -37,9 +38,9 @@ struct Parsed {
 #[derive(Deserialize)]
 struct PredictBody<'j> {
     #[serde(borrow, default)]
-    model_id: Option<std::borrow::Cow<'j, str>>,
+    model_id: Option<Cow<'j, str>>,
     #[serde(borrow, default)]
-    version: Option<std::borrow::Cow<'j, str>>,
+    version: Option<Cow<'j, str>>,
     #[serde(borrow, default)]
     features: Option<&'j RawValue>,
     #[serde(borrow, default, deserialize_with = "inputs_in_order")]
@@ -88,12 +89,13 @@ async fn parse(app: &Arc<App>, request: Request) -> Result<Parsed> {
     }
     let parameters = Query::<Vec<(String, String)>>::try_from_uri(request.uri())
         .map_err(|error| Error::invalid_input(format!("the query string is not readable: {error}")))?;
+    let Query(parameters) = parameters;
     let body = body_of(app, request.into_body()).await?;
     if is_json(&media_type) {
         let app = app.clone();
-        return off_async_threads(body.len(), move || parse_json(&app, body)).await?;
+        return off_async_threads(body.len(), move || parse_json(&app, body, parameters)).await?;
     }
-    raw_body(app, media_type, body, parameters.0)
+    raw_body(app, media_type, body, parameters)
 }
 
 /// What a client that says nothing of its body sends is JSON here, and curl's `-d` says that it is a form.
@@ -110,15 +112,23 @@ async fn body_of(app: &App, body: Body) -> Result<Bytes> {
     read_body(body, to_usize(app.config.limits.max_body_bytes), "--max-body-bytes").await
 }
 
-fn parse_json(app: &App, body: Bytes) -> Result<Parsed> {
+fn parse_json(app: &App, body: Bytes, parameters: Vec<(String, String)>) -> Result<Parsed> {
+    let is_object = body.trim_ascii_start().first() == Some(&b'{');
+    if !is_object && parameter(&parameters, "model_id").is_some() {
+        // What a plugin reads need not be an object.
+        return raw_body(app, "application/json".to_owned(), body, parameters);
+    }
     // Serde would take a list for the struct's fields in order.
     if body.trim_ascii_start().first() == Some(&b'[') {
         return Err(not_a_request(&"it is a list"));
     }
     let parsed: PredictBody<'_> = serde_json::from_slice(&body).map_err(|error| not_a_request(&error))?;
-    let model = match (&parsed.model_id, &parsed.image_url) {
-        (Some(id), _) => app.models.registry.get(id, parsed.version.as_deref())?,
-        (None, Some(_)) => default_image_model(app, parsed.version.as_deref())?,
+    let named =
+        |field: &Option<Cow<'_, str>>, name: &str| field.as_deref().or(parameter(&parameters, name)).map(str::to_owned);
+    let (id, version) = (named(&parsed.model_id, "model_id"), named(&parsed.version, "version"));
+    let model = match (&id, &parsed.image_url) {
+        (Some(id), _) => app.models.registry.get(id, version.as_deref())?,
+        (None, Some(_)) => default_image_model(app, version.as_deref())?,
         (None, None) => {
             return Err(Error::invalid_input(
                 "the request names no model: give `model_id` with `features` or `inputs`, or `image_url`",
@@ -130,9 +140,7 @@ fn parse_json(app: &App, body: Bytes) -> Result<Parsed> {
     }
     let payload = match tensors_of(&model, &parsed)? {
         Some(tensors) => Payload::Tensors(tensors),
-        None => {
-            Payload::Raw(plugin::Request { content_type: "application/json".to_owned(), body, parameters: Vec::new() })
-        }
+        None => Payload::Raw(plugin::Request { content_type: "application/json".to_owned(), body, parameters }),
     };
     Ok(Parsed { model, payload })
 }
@@ -228,13 +236,17 @@ fn inputs_in_order<'de, D: Deserializer<'de>>(
 
 /// A body that is not JSON is for the model's plugin to read. Which model, the parameters say.
 fn raw_body(app: &App, content_type: String, body: Bytes, parameters: Vec<(String, String)>) -> Result<Parsed> {
-    let named = |name: &str| parameters.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
-    let model = match named("model_id") {
-        Some(id) => app.models.registry.get(id, named("version"))?,
-        None => default_image_model(app, named("version"))?,
+    let version = parameter(&parameters, "version");
+    let model = match parameter(&parameters, "model_id") {
+        Some(id) => app.models.registry.get(id, version)?,
+        None => default_image_model(app, version)?,
     };
     let request = plugin::Request { content_type, body, parameters };
     Ok(Parsed { model, payload: Payload::Raw(request) })
+}
+
+fn parameter<'p>(parameters: &'p [(String, String)], name: &str) -> Option<&'p str> {
+    parameters.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
 }
 
 /// A form: the file `image` or `file`, every other field a parameter.
@@ -284,7 +296,13 @@ fn wrap(model: &ModelVersion, prediction: &Prediction, id: &RequestId, started: 
 fn as_made(response: &plugin::Response, cached: bool) -> Response {
     let content_type = HeaderValue::from_str(&response.content_type)
         .unwrap_or_else(|_| HeaderValue::from_static("application/octet-stream"));
-    ([(header::CONTENT_TYPE, content_type), cache_header(cached)], response.body.clone()).into_response()
+    // What a plugin calls a page must not run as one of the web page's own origin.
+    let contained = [
+        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+        (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox")),
+    ];
+    let headers = [(header::CONTENT_TYPE, content_type), cache_header(cached)];
+    (headers, contained, response.body.clone()).into_response()
 }
 
 /// What every answer says beside its result.

@@ -36,8 +36,7 @@ pub async fn upload_model(State(app): State<Arc<App>>, request: Request) -> Resu
     let file = form.file.ok_or_else(|| {
         Error::invalid_input("the form misses its file `file`, the ONNX model; it takes file, id, name, version")
     })?;
-    let new =
-        NewModel { id, name, version, file: file.path, sha256: file.sha256, size: file.size, labels, pipeline };
+    let new = NewModel { id, name, version, file: file.path, sha256: file.sha256, size: file.size, labels, pipeline };
     let model = app.models.add(&new).await?;
     Ok((StatusCode::CREATED, Json(describe(&model))))
 }

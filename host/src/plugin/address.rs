@@ -1,6 +1,70 @@
-//! Which IP addresses are public, so that a plugin's fetch cannot reach the host's own network.
+//! What a name leads to, and which addresses are public: a plugin's fetch cannot reach the host's own network.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::{fmt, io};
+
+type Addresses = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>>;
+
+/// How a host's name becomes addresses, and which of those are public. Only tests, whose servers are all on one machine,
+/// have others than the system's and the registries'.
+#[derive(Clone)]
+pub(super) struct Names {
+    lookup: Arc<dyn Fn(String) -> Addresses + Send + Sync>,
+    why_not_public: Arc<dyn Fn(SocketAddr) -> Option<&'static str> + Send + Sync>,
+}
+
+/// A name has no public address.
+#[derive(Debug, thiserror::Error)]
+#[error("the name leads to {0}")]
+pub(super) struct NotPublic(pub(super) &'static str);
+
+impl Names {
+    #[cfg(test)]
+    pub(super) fn new(
+        lookup: impl Fn(&str) -> Vec<SocketAddr> + Send + Sync + 'static,
+        why_not_public: impl Fn(SocketAddr) -> Option<&'static str> + Send + Sync + 'static,
+    ) -> Names {
+        Names {
+            lookup: Arc::new(move |name| Box::pin(std::future::ready(Ok(lookup(&name))))),
+            why_not_public: Arc::new(why_not_public),
+        }
+    }
+
+    /// All addresses of a name.
+    pub(super) async fn addresses(&self, name: &str) -> io::Result<Vec<SocketAddr>> {
+        (self.lookup)(name.to_owned()).await
+    }
+
+    /// The public ones of these addresses, or why there is none.
+    pub(super) fn public(&self, addresses: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, NotPublic> {
+        let refused = addresses.iter().find_map(|&address| (self.why_not_public)(address));
+        let public: Vec<SocketAddr> =
+            addresses.into_iter().filter(|&address| (self.why_not_public)(address).is_none()).collect();
+        match refused {
+            Some(kind) if public.is_empty() => Err(NotPublic(kind)),
+            _ => Ok(public),
+        }
+    }
+}
+
+impl Default for Names {
+    fn default() -> Names {
+        Names {
+            lookup: Arc::new(|name| {
+                Box::pin(async move { Ok(tokio::net::lookup_host((name.as_str(), 0)).await?.collect()) })
+            }),
+            why_not_public: Arc::new(|address| why_not_public(address.ip())),
+        }
+    }
+}
+
+impl fmt::Debug for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Names")
+    }
+}
 
 /// Says what a plugin would reach there, as "a loopback address"; `None` where the address is public.
 ///

@@ -6,12 +6,12 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::digest::hex;
-use crate::error::{Error, ErrorCode, Result};
+use crate::error::{Error, ErrorCode, Result, shorten};
 use crate::tensor::TensorSpec;
 
 use super::circuit::Circuit;
 use super::compiler::Linked;
-use super::guest::{Failure, Guest, is_config_error, shorten};
+use super::guest::{Failure, Guest, is_config_error};
 use super::host::Plugin;
 use super::instance::{Instance, Request};
 use super::manifest::Stage;

@@ -83,11 +83,7 @@ impl Circuit {
 
 impl State {
     fn describe(&self, next_try_in: Duration) -> OpenCircuit {
-        OpenCircuit {
-            failures_in_a_row: self.failures_in_a_row,
-            last_failure: self.last_failure.clone(),
-            next_try_in,
-        }
+        OpenCircuit { failures_in_a_row: self.failures_in_a_row, last_failure: self.last_failure.clone(), next_try_in }
     }
 }
 

@@ -75,7 +75,8 @@ impl CompiledCache {
     /// Keeps a component. Blocks on the disk. A failure is reported, and costs a compilation at the next start.
     pub(super) fn put(&self, engine: &Engine, key: &str, component: &Component) {
         let kept = component.serialize().map_err(io::Error::other).and_then(|code| {
-            let mut file = tempfile::Builder::new().permissions(Permissions::from_mode(0o600)).tempfile_in(&self.folder)?;
+            let mut file =
+                tempfile::Builder::new().permissions(Permissions::from_mode(0o600)).tempfile_in(&self.folder)?;
             file.write_all(&Sha256::digest(&code))?;
             file.write_all(&code)?;
             file.persist(self.file(engine, key))?;
@@ -123,7 +124,10 @@ fn mark_used(file: &Path) {
     }
 }
 
-#[allow(unsafe_code, reason = "machine code that this host wrote, in a folder that only it may write to, whole by its checksum")]
+#[allow(
+    unsafe_code,
+    reason = "machine code that this host wrote, in a folder that only it may write to, whole by its checksum"
+)]
 fn deserialize(engine: &Engine, code: &[u8]) -> Option<Component> {
     // SAFETY: `put` wrote these bytes from `Component::serialize`: `open` refuses a folder that others may write to, the
     // checksum has shown that nothing is missing, and wasmtime itself refuses what another version of it has made.

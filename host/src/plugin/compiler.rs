@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use super::bindings::v0_1::PluginIndices;
 use super::compiled::CompiledCache;
 use super::contract;
-use super::limits::seconds;
+use super::limits::{option, seconds};
 use super::sandbox::Sandbox;
 use super::snapshot;
 
@@ -103,7 +103,11 @@ impl Compiler {
             work.await.map_err(Error::internal)?
         };
         timeout(self.time, work).await.map_err(|_| {
-            Error::invalid_input(format!("compiling the plugin takes longer than {}", seconds(self.time)))
+            let option = option("plugin-compile-time");
+            Error::invalid_input(format!(
+                "compiling the plugin takes longer than {}, the limit set by {option}",
+                seconds(self.time)
+            ))
         })?
     }
 

@@ -3,7 +3,6 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::future::Future;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -17,7 +16,7 @@ use reqwest::{Client, Url, header};
 use tokio::time::{Instant, Sleep, timeout_at};
 use wasmtime_wasi_http::{Error as WasiError, RequestOptions, WasiBody, WasiHttpHooks};
 
-use super::address::why_not_public;
+use super::address::{Names, NotPublic};
 use super::grants::Grants;
 use super::limits::PluginLimits;
 use super::policy::{Denial, EgressPolicy, Reach};
@@ -41,6 +40,7 @@ struct Clients {
 pub(super) enum FetchFault {
     Denied { place: Place, denial: Denial },
     TooLarge { place: Place },
+    RequestTooLarge { place: Place },
     TooSlow { place: Place },
     TooMany,
 }
@@ -62,7 +62,7 @@ impl fmt::Display for Place {
 
 impl Egress {
     pub(super) fn new(policy: EgressPolicy, limits: &PluginLimits) -> Egress {
-        let clients = Clients::new(limits);
+        let clients = Clients::new(&policy.names, limits);
         if let Err(error) = &clients {
             tracing::warn!(cause = with_causes(error), "plugins cannot fetch anything; ca-certificates may be missing");
         }
@@ -71,8 +71,8 @@ impl Egress {
 }
 
 impl Clients {
-    fn new(limits: &PluginLimits) -> reqwest::Result<Clients> {
-        let client = || {
+    fn new(names: &Names, limits: &PluginLimits) -> reqwest::Result<Clients> {
+        let client = |public_only| {
             Client::builder()
                 .no_proxy()
                 // A plugin follows redirects itself, so each hop comes by the policy.
@@ -80,30 +80,26 @@ impl Clients {
                 .user_agent(concat!("model-nexus/", env!("CARGO_PKG_VERSION")))
                 .connect_timeout(limits.fetch_time)
                 .pool_max_idle_per_host(16)
+                .dns_resolver(Resolver { names: names.clone(), public_only })
+                .build()
         };
-        Ok(Clients { named: client().build()?, public: client().dns_resolver(PublicResolver).build()? })
+        Ok(Clients { named: client(false)?, public: client(true)? })
     }
 }
 
-/// Resolves names to their public addresses, and fails where there is none.
-struct PublicResolver;
+/// Resolves names for a client. What it checks is what the client connects to: it is asked once for each connection.
+struct Resolver {
+    names: Names,
+    public_only: bool,
+}
 
-/// A name that a wildcard matches has no public address.
-#[derive(Debug, thiserror::Error)]
-#[error("the name leads to {0}")]
-struct NotPublic(&'static str);
-
-impl Resolve for PublicResolver {
+impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
+        let (names, public_only) = (self.names.clone(), self.public_only);
         Box::pin(async move {
-            let addresses: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            let refused = addresses.iter().find_map(|address| why_not_public(address.ip()));
-            let public: Vec<SocketAddr> =
-                addresses.into_iter().filter(|address| why_not_public(address.ip()).is_none()).collect();
-            match refused {
-                Some(kind) if public.is_empty() => Err(NotPublic(kind).into()),
-                _ => Ok(Box::new(public.into_iter()) as Addrs),
-            }
+            let addresses = names.addresses(name.as_str()).await?;
+            let addresses = if public_only { names.public(addresses)? } else { addresses };
+            Ok(Box::new(addresses.into_iter()) as Addrs)
         })
     }
 }
@@ -201,7 +197,7 @@ impl Leash {
         let answer_by =
             wished.and_then(|wish| Instant::now().checked_add(wish)).map_or(deadline, |wish| wish.min(deadline));
         let answer = timeout_at(answer_by, async {
-            let body = collect(body, self.bytes).await?;
+            let body = self.collect(body, &place).await?;
             let mut request = reqwest::Request::new(head.method, url);
             *request.headers_mut() = head.headers;
             request.headers_mut().remove(header::CONTENT_LENGTH);
@@ -238,6 +234,18 @@ impl Leash {
             Reach::AnyAddress => &clients.named,
             Reach::PublicAddresses => &clients.public,
         })
+    }
+
+    /// Reads a request's body whole, so that it goes out with its length.
+    async fn collect(&self, body: WasiBody, place: &Place) -> Result<Bytes, WasiError> {
+        match Limited::new(body, self.bytes).collect().await {
+            Ok(body) => Ok(body.to_bytes()),
+            Err(error) if error.is::<LengthLimitError>() => {
+                self.record(FetchFault::RequestTooLarge { place: place.clone() });
+                Err(WasiError::HttpRequestBodySize(Some(self.bytes as u64)))
+            }
+            Err(error) => Err(WasiError::InternalError(Some(error.to_string()))),
+        }
     }
 
     /// Puts an answer's headers and body under the limits.
@@ -287,15 +295,6 @@ impl Place {
     fn of(url: &Url) -> Option<Place> {
         let is_name = matches!(url.host()?, url::Host::Domain(_));
         Some(Place { host: url.host_str()?.to_owned(), port: url.port_or_known_default()?, is_name })
-    }
-}
-
-/// Reads a request's body whole, so that it goes out with its length.
-async fn collect(body: WasiBody, limit: usize) -> Result<Bytes, WasiError> {
-    match Limited::new(body, limit).collect().await {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(WasiError::HttpRequestBodySize(Some(limit as u64))),
-        Err(error) => Err(WasiError::InternalError(Some(error.to_string()))),
     }
 }
 

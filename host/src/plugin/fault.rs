@@ -1,15 +1,16 @@
 //! What is said when a plugin fails: who, where, which limit, its last words, and the option that changes it.
 
+use wasmtime::component::ResourceTableError;
 use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
-use crate::error::{Error, ErrorCode};
+use crate::error::{Error, ErrorCode, shorten};
 
 use super::egress::{FetchFault, Place};
 use super::limits::{PluginLimits, bytes, option, seconds};
 use super::manifest::Stage;
 use super::policy::Denial;
-use super::sandbox::{CpuTimeSpent, Sandbox};
+use super::sandbox::{CpuTimeSpent, HANDLES, Sandbox};
 
 /// Frames of one function, among the innermost 20, that tell a recursion.
 const REPEATED_FRAMES: usize = 8;
@@ -27,6 +28,8 @@ impl Site<'_> {
     /// A failure of the plugin's own.
     pub(super) fn failed(&self, what: impl std::fmt::Display, sandbox: &Sandbox) -> Error {
         let last_words = sandbox.log.tail().map(|tail| format!("; its log ends: {tail}")).unwrap_or_default();
+        // What failed may name what the plugin chose: a tensor's name, an error's text.
+        let what = shorten(what.to_string());
         let message = format!("plugin {} failed in {}: {what}{last_words}", self.plugin, self.stage.name());
         Error::new(ErrorCode::PluginFailed, message)
     }
@@ -34,7 +37,7 @@ impl Site<'_> {
     /// The plugin ended in a trap, or an error of the host that it ran into.
     pub(super) fn trapped(&self, error: &wasmtime::Error, sandbox: &Sandbox) -> Error {
         if error.is::<PoolConcurrencyLimitError>() {
-            return overloaded(self.limits).with_cause(error);
+            return overloaded(self.limits, self.plugin).with_cause(error);
         }
         self.failed(self.reason(error, sandbox), sandbox).with_cause(error)
     }
@@ -48,30 +51,50 @@ impl Site<'_> {
                 option("plugin-cpu-time")
             );
         }
-        // What a plugin does when it gets no memory is to abort, so this comes before the trap.
-        if sandbox.memory.refused {
-            return format!(
-                "it used more than {} of memory, the limit set by {}",
-                bytes(limits.memory_bytes),
-                option("plugin-memory-bytes")
-            );
-        }
-        if let Some(I32Exit(status)) = error.downcast_ref() {
-            return format!("it called exit({status})");
-        }
         match error.downcast_ref::<Trap>() {
             Some(Trap::MemoryOutOfBounds) if is_deep(error) => "it recursed too deeply for its own stack".to_owned(),
-            Some(Trap::StackOverflow) => format!("it recursed too deeply for {} of stack", bytes(limits.stack_bytes)),
-            Some(Trap::UnreachableCodeReached) => "it trapped: unreachable".to_owned(),
-            Some(trap) => format!("it trapped: {}", trap.to_string().trim_start_matches("wasm trap: ")),
-            None if is_output_limit(error) && !error.is::<WasmBacktrace>() => self.output_too_large(),
-            None if is_output_limit(error) => format!(
-                "it handed the host more than {} in one call, the limit set by {}",
-                bytes(limits.output_bytes),
-                option("plugin-output-bytes")
+            Some(Trap::StackOverflow) => format!(
+                "it recursed too deeply for {} of stack, the limit set by {}",
+                bytes(limits.stack_bytes),
+                option("plugin-stack-bytes")
             ),
-            None => format!("it ran into an error of the host: {}", error.root_cause()),
+            Some(trap) => self.abort(sandbox).unwrap_or_else(|| match trap {
+                Trap::UnreachableCodeReached => "it trapped: unreachable".to_owned(),
+                trap => format!("it trapped: {}", trap.to_string().trim_start_matches("wasm trap: ")),
+            }),
+            None => match error.downcast_ref::<I32Exit>() {
+                Some(I32Exit(status)) => self.abort(sandbox).unwrap_or_else(|| format!("it called exit({status})")),
+                None => self.host_error(error),
+            },
         }
+    }
+
+    /// What a plugin does when it gets no memory is to abort. One that goes on may run into another limit, and is told of that.
+    fn abort(&self, sandbox: &Sandbox) -> Option<String> {
+        let (limit, option) = (bytes(self.limits.memory_bytes), option("plugin-memory-bytes"));
+        let reason = format!("it used more than {limit} of memory, the limit set by {option}");
+        sandbox.memory.refused.then_some(reason)
+    }
+
+    /// A function of the host, or what copies to it, refused to go on.
+    fn host_error(&self, error: &wasmtime::Error) -> String {
+        let cause = error.root_cause();
+        if is_output_limit(error) && !error.is::<WasmBacktrace>() {
+            return self.output_too_large();
+        }
+        if is_output_limit(error) {
+            let (limit, option) = (bytes(self.limits.output_bytes), option("plugin-output-bytes"));
+            return format!("it handed the host more than {limit} in one call, the limit set by {option}");
+        }
+        if cause.is::<std::str::Utf8Error>() {
+            return "it handed the host text that is not UTF-8".to_owned();
+        }
+        if matches!(cause.downcast_ref(), Some(ResourceTableError::Full)) {
+            return format!(
+                "it kept more than {HANDLES} streams, requests and other things of the host, a fixed limit"
+            );
+        }
+        format!("it ran into an error of the host: {cause}")
     }
 
     pub(super) fn output_too_large(&self) -> String {
@@ -86,41 +109,39 @@ impl Site<'_> {
     }
 
     /// The host ended a fetch, and the plugin failed for that.
-    pub(super) fn fetch(&self, fault: FetchFault) -> Error {
-        let plugin = self.plugin;
-        match fault {
+    pub(super) fn fetch(&self, fault: FetchFault, sandbox: &Sandbox) -> Error {
+        let (code, what) = match fault {
             FetchFault::Denied { place, denial } => {
-                let message = format!("plugin {plugin} may not fetch from {place}: {}", why_denied(&place, denial));
-                Error::new(ErrorCode::Forbidden, message)
+                let why = why_denied(&place, denial);
+                (ErrorCode::Forbidden, format!("it may not fetch from {place}: {why}"))
             }
             FetchFault::TooLarge { place } => {
-                let limit = bytes(self.limits.fetch_bytes);
-                let option = option("plugin-fetch-bytes");
-                let message =
-                    format!("{place} answered plugin {plugin} with more than {limit}, the limit set by {option}");
-                Error::new(ErrorCode::TooLarge, message)
+                let (limit, option) = (bytes(self.limits.fetch_bytes), option("plugin-fetch-bytes"));
+                (ErrorCode::TooLarge, format!("{place} answered it with more than {limit}, the limit set by {option}"))
+            }
+            FetchFault::RequestTooLarge { place } => {
+                let (limit, option) = (bytes(self.limits.fetch_bytes), option("plugin-fetch-bytes"));
+                (ErrorCode::PluginFailed, format!("it sent {place} more than {limit}, the limit set by {option}"))
             }
             FetchFault::TooSlow { place } => {
-                let limit = seconds(self.limits.fetch_time);
-                let option = option("plugin-fetch-time");
-                let message =
-                    format!("{place} took longer than {limit} to answer plugin {plugin}, the limit set by {option}");
-                Error::new(ErrorCode::DeadlineExceeded, message)
+                let (limit, option) = (seconds(self.limits.fetch_time), option("plugin-fetch-time"));
+                let what = format!("{place} took longer than {limit} to answer it, the limit set by {option}");
+                (ErrorCode::DeadlineExceeded, what)
             }
             FetchFault::TooMany => {
-                let limit = self.limits.fetches;
-                let stage = self.stage.name();
-                let message = format!("plugin {plugin} failed in {stage}: it sent more than {limit} HTTP requests");
-                Error::new(ErrorCode::PluginFailed, message)
+                let (limit, option) = (self.limits.fetches, option("plugin-fetches"));
+                let what = format!("it sent more than {limit} HTTP requests, the limit set by {option}");
+                (ErrorCode::PluginFailed, what)
             }
-        }
+        };
+        Error { code, ..self.failed(what, sandbox) }
     }
 }
 
 /// Every instance is taken.
-pub(super) fn overloaded(limits: &PluginLimits) -> Error {
+pub(super) fn overloaded(limits: &PluginLimits, plugin: &str) -> Error {
     let message = format!(
-        "all {} plugin instances are busy, the limit set by {}; try again",
+        "no instance is free for plugin {plugin}, of {} for all plugins, the limit set by {}; try again",
         limits.instances,
         option("plugin-instances")
     );

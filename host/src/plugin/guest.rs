@@ -9,23 +9,20 @@ use tokio::time::timeout;
 use wasmtime::Store;
 use wasmtime::component::{ComponentExportIndex, Instance};
 
-use crate::error::{Error, ErrorCode};
+use crate::error::{Error, ErrorCode, shorten};
 use crate::tensor::{DataType, Tensor};
 
+use super::binding::ModelDescription;
 use super::bindings::v0_1::{self, GoldenRequest, nexus::plugin::types};
 use super::compiler::Linked;
 use super::fault::Site;
 use super::grants::Grants;
 use super::host::Shared;
-use super::binding::ModelDescription;
 use super::instance::{Request, Response};
 use super::limits::PluginLimits;
 use super::log::PluginLog;
 use super::manifest::{Manifest, Stage};
 use super::sandbox::Sandbox;
-
-/// Most of a plugin's own error message that is passed on, in bytes.
-const MESSAGE_BYTES: usize = 4 << 10;
 
 /// An instance and its store.
 pub(super) struct Guest {
@@ -144,9 +141,10 @@ impl Guest {
         let bytes = tensors.iter().map(|tensor| tensor.data.len()).sum();
         self.check_output(Stage::Preprocess, bytes)?;
         self.crossed.out_of_plugin += bytes;
+        let output_bytes = self.limits().output_bytes;
         tensors
             .into_iter()
-            .map(|tensor| into_tensor(tensor).map_err(|what| self.failed(Stage::Preprocess, &what)))
+            .map(|tensor| into_tensor(tensor, output_bytes).map_err(|what| self.failed(Stage::Preprocess, &what)))
             .collect()
     }
 
@@ -224,7 +222,7 @@ impl Guest {
         let sandbox = self.store.data();
         let site = Site { plugin: &self.label, stage, limits: &self.shared.limits };
         let ours = |fallback: Failure| match sandbox.egress.take_fault() {
-            Some(fault) => Failure::Host(site.fetch(fault)),
+            Some(fault) => Failure::Host(site.fetch(fault, sandbox)),
             None => fallback,
         };
         match outcome {
@@ -264,16 +262,6 @@ pub(super) fn is_config_error(error: &types::Error) -> bool {
     matches!(error.code.as_str(), "invalid-config" | "invalid-input")
 }
 
-/// A plugin's text in an error message is no larger than a person reads.
-pub(super) fn shorten(mut text: String) -> String {
-    let cut = text.floor_char_boundary(MESSAGE_BYTES);
-    if cut < text.len() {
-        text.truncate(cut);
-        text.push('…');
-    }
-    text
-}
-
 /// A plugin that fails while it is uploaded is the uploader's to mend.
 pub(super) fn as_invalid_input(error: Error) -> Error {
     match error.code {
@@ -289,11 +277,18 @@ fn specs(specs: &[crate::tensor::TensorSpec]) -> Vec<types::TensorSpec<'_>> {
         .collect()
 }
 
-fn into_tensor(tensor: types::TensorResult) -> Result<Tensor, String> {
+fn into_tensor(tensor: types::TensorResult, output_bytes: usize) -> Result<Tensor, String> {
     let types::TensorResult { name, datatype, shape, data } = tensor;
     let Some(datatype) = DataType::from_name(&datatype) else {
         return Err(format!("it returned tensor {name:?} of the unknown datatype {datatype:?}"));
     };
+    let elements = shape.iter().try_fold(1u64, |count, &size| count.checked_mul(size)).unwrap_or(u64::MAX);
+    // A text takes more on the host than in the plugin: one that is empty has 4 bytes there.
+    if datatype == DataType::Bytes && elements > (output_bytes / size_of::<Bytes>()) as u64 {
+        return Err(format!(
+            "it returned tensor {name:?} of {elements} texts, more than {output_bytes} bytes can hold"
+        ));
+    }
     let sizes: Result<Vec<usize>, _> = shape.iter().map(|&size| usize::try_from(size)).collect();
     let sizes = sizes.map_err(|_| format!("it returned tensor {name:?} of the impossible shape {shape:?}"))?;
     Tensor::from_wire(name, datatype, sizes, Bytes::from(data))

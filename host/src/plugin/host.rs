@@ -42,8 +42,6 @@ pub(super) struct Shared {
     pub(super) compiler: Compiler,
     /// Places for instances that serve requests.
     instances: Arc<Semaphore>,
-    /// Places in the queue for one of those.
-    waiting: Semaphore,
     /// Places for instances that are tried out and thrown away.
     spare: Arc<Semaphore>,
 }
@@ -64,6 +62,8 @@ pub struct Plugin {
     schema: Option<ConfigSchema>,
     /// This plugin's places among the instances: fewer than all, so that no plugin takes every one from the others.
     share: Arc<Semaphore>,
+    /// Places in the queue for one of those.
+    waiting: Semaphore,
 }
 
 /// Where a component's bytes are, should they be needed again.
@@ -94,7 +94,6 @@ impl PluginHost {
             egress,
             compiler: Compiler::new(linker, cache, limits.compile_time),
             instances: Arc::new(Semaphore::new(instances)),
-            waiting: Semaphore::new(instances.saturating_mul(WAITING_PER_INSTANCE)),
             spare: Arc::new(Semaphore::new(SPARE_INSTANCES as usize)),
             limits,
         });
@@ -121,6 +120,7 @@ impl PluginHost {
             Error::invalid_input(format!("plugin {}@{}: {problem}", manifest.name, manifest.version))
         })?;
         let instances = self.shared.limits.instances as usize;
+        let share = instances - instances / 4;
         Ok(Plugin {
             manifest,
             sha256: prepared.sha256,
@@ -131,7 +131,8 @@ impl PluginHost {
             linked: prepared.linked,
             shared: Arc::clone(&self.shared),
             schema,
-            share: Arc::new(Semaphore::new(instances - instances / 4)),
+            share: Arc::new(Semaphore::new(share)),
+            waiting: Semaphore::new(share.saturating_mul(WAITING_PER_INSTANCE)),
         })
     }
 }
@@ -161,14 +162,14 @@ impl Wasm {
 impl Shared {
     /// Waits for a place among the instances that are thrown away.
     pub(super) async fn spare_instance(&self) -> Result<OwnedSemaphorePermit> {
-        acquire(&self.spare, &self.limits).await
+        acquire(&self.spare, &self.limits, "to be tried out").await
     }
 }
 
-async fn acquire(semaphore: &Arc<Semaphore>, limits: &PluginLimits) -> Result<OwnedSemaphorePermit> {
+async fn acquire(semaphore: &Arc<Semaphore>, limits: &PluginLimits, plugin: &str) -> Result<OwnedSemaphorePermit> {
     match timeout(limits.instance_wait, Arc::clone(semaphore).acquire_owned()).await {
         Ok(permit) => permit.map_err(Error::internal),
-        Err(_) => Err(fault::overloaded(limits)),
+        Err(_) => Err(fault::overloaded(limits, plugin)),
     }
 }
 
@@ -184,19 +185,20 @@ impl Plugin {
 
     /// Waits for a place among the instances that serve requests: not for long, and not in a long queue.
     pub(super) async fn place(&self) -> Result<Place> {
-        let Shared { instances, waiting, limits, .. } = &*self.shared;
-        // This plugin's own share first: who waits for that holds no place that another plugin could use.
-        let at_once = Arc::clone(&self.share).try_acquire_owned().ok();
-        if let Some(of_this_plugin) = at_once {
-            if let Ok(of_all) = Arc::clone(instances).try_acquire_owned() {
-                return Ok(Place { _of_all: of_all, _of_this_plugin: of_this_plugin });
+        let Shared { instances, limits, .. } = &*self.shared;
+        let of_this_plugin = match Arc::clone(&self.share).try_acquire_owned() {
+            Ok(place) => place,
+            // Who waits here holds nothing that another plugin could use.
+            Err(_) => {
+                let _queued = self.waiting.try_acquire().map_err(|_| fault::overloaded(limits, &self.reference()))?;
+                acquire(&self.share, limits, &self.reference()).await?
             }
-            let _queued = waiting.try_acquire().map_err(|_| fault::overloaded(limits))?;
-            return Ok(Place { _of_all: acquire(instances, limits).await?, _of_this_plugin: of_this_plugin });
-        }
-        let _queued = waiting.try_acquire().map_err(|_| fault::overloaded(limits))?;
-        let of_this_plugin = acquire(&self.share, limits).await?;
-        Ok(Place { _of_all: acquire(instances, limits).await?, _of_this_plugin: of_this_plugin })
+        };
+        let of_all = match Arc::clone(instances).try_acquire_owned() {
+            Ok(place) => place,
+            Err(_) => acquire(instances, limits, &self.reference()).await?,
+        };
+        Ok(Place { _of_all: of_all, _of_this_plugin: of_this_plugin })
     }
 
     /// Checks a binding's configuration against the schema. The message has the path of the wrong field.

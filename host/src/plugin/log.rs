@@ -8,7 +8,7 @@ use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
-use super::limits::PluginLimits;
+use super::limits::{PluginLimits, option};
 use super::manifest::Stage;
 
 /// Lines kept for error messages.
@@ -26,6 +26,7 @@ struct LogState {
     plugin: String,
     version: String,
     stage: Stage,
+    lines: usize,
     lines_left: usize,
     line_bytes: usize,
     dropped: bool,
@@ -47,6 +48,7 @@ impl PluginLog {
                 plugin: plugin.to_owned(),
                 version: version.to_owned(),
                 stage: Stage::Describe,
+                lines: limits.log_lines,
                 lines_left: limits.log_lines,
                 line_bytes: limits.log_line_bytes,
                 dropped: false,
@@ -99,7 +101,10 @@ impl LogState {
             self.write(level, &message);
         } else if !self.dropped {
             self.dropped = true;
-            self.write("warn", "further lines of this plugin are dropped for this request");
+            let (lines, option) = (self.lines, option("plugin-log-lines"));
+            let message =
+                format!("it wrote {lines} lines, the limit set by {option}; the rest of this request's are dropped");
+            self.write("warn", &message);
         }
     }
 
@@ -240,7 +245,8 @@ mod tests {
         assert_eq!((&fields["plugin"], &fields["version"]), (&"test".into(), &"1".into()));
         assert_eq!((&fields["stage"], &fields["message"]), (&"preprocess".into(), &"one\ntwo".into()));
         assert_eq!(lines[1]["level"], "INFO");
-        assert!(lines[2]["fields"]["message"].as_str().unwrap().contains("dropped"));
+        let last = lines[2]["fields"]["message"].as_str().unwrap();
+        assert!(last.contains("dropped") && last.contains("--plugin-log-lines (NEXUS_PLUGIN_LOG_LINES)"), "{last}");
     }
 
     #[derive(Clone, Default)]

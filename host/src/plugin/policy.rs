@@ -7,12 +7,13 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use url::Host;
 
-use super::address::why_not_public;
+use super::address::{Names, why_not_public};
 
 /// Hosts that plugins may fetch from. The default lets them fetch from none.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct EgressPolicy {
     patterns: Vec<HostPattern>,
+    pub(super) names: Names,
 }
 
 /// One `--allow-host` pattern: `HOST`, `HOST:PORT`, `*.example.com`, `1.2.3.4:8080`, `[::1]:80`, or `*`.
@@ -65,7 +66,12 @@ pub(super) enum Denial {
 
 impl EgressPolicy {
     pub fn new(patterns: Vec<HostPattern>) -> EgressPolicy {
-        EgressPolicy { patterns }
+        EgressPolicy { patterns, names: Names::default() }
+    }
+
+    #[cfg(test)]
+    pub(super) fn with_names(self, names: Names) -> EgressPolicy {
+        EgressPolicy { names, ..self }
     }
 
     /// Judges a request's host and port, before any name is resolved.

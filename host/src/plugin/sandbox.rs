@@ -18,7 +18,7 @@ use super::log::{PluginLog, Standard};
 /// Room beside a stage's output for the names, shapes and records around the data, in bytes.
 const OUTPUT_OVERHEAD: usize = 1 << 20;
 /// Streams, requests and other things of the host that one instance may hold at once.
-const HANDLES: usize = 1_000;
+pub(super) const HANDLES: usize = 1_000;
 /// Random bytes one call may ask for.
 const RANDOM_BYTES: u64 = 1 << 20;
 /// HTTP headers of one message, in bytes.

@@ -35,7 +35,10 @@ pub(super) fn instrument(wasm: &[u8]) -> Result<Vec<u8>, String> {
 pub(super) async fn take(wasm: Bytes, guest: Guest) -> Result<Vec<u8>, String> {
     let (store, instance) = guest.into_parts();
     if !store.data().holds_no_resources() {
-        return Err("init left a resource of the host open, such as a stream, and those cannot be copied".to_owned());
+        return Err(
+            "after init it holds resources of the host, such as the standard streams, and those cannot be copied"
+                .to_owned(),
+        );
     }
     let runtime = tokio::runtime::Handle::current();
     let span = tracing::Span::current();

@@ -218,7 +218,10 @@ fn run_takes_its_input_from_standard_input_and_from_the_plugin_itself() {
     let mut child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(FLOWER.as_bytes()).unwrap();
     let report: Value = serde_json::from_slice(&child.wait_with_output().unwrap().stdout).unwrap();
-    assert_eq!(report["request"], json!({ "content_type": "application/json", "bytes": FLOWER.len(), "golden": false }));
+    assert_eq!(
+        report["request"],
+        json!({ "content_type": "application/json", "bytes": FLOWER.len(), "golden": false })
+    );
 
     let scaler = text(crate::support::fixture("plugins/contract-0.1.0.wasm"));
     let (status, report) = in_json(folder.path(), &["run", &scaler, "--model", &iris()]);

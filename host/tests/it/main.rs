@@ -3,6 +3,7 @@
 
 mod author;
 mod cache;
+mod file_type;
 mod guests;
 mod images;
 mod invariants;
@@ -15,3 +16,4 @@ mod predict;
 mod process;
 mod sandbox;
 mod support;
+mod tabular;

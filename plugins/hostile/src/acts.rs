@@ -15,6 +15,13 @@ pub(crate) fn endless_loop() -> Value {
     }
 }
 
+/// Never ends, and spends its time in calls of the host.
+pub(crate) fn endless_calls() -> Value {
+    loop {
+        black_box(wasip2::clocks::monotonic_clock::now());
+    }
+}
+
 /// Recurses, in frames no optimiser can fold, until the stack is gone.
 #[allow(unconditional_recursion)]
 pub(crate) fn endless_recursion(depth: u64) -> u64 {
@@ -45,6 +52,15 @@ pub(crate) fn allocate_until_refused() -> usize {
 
 const CHUNK: usize = 1 << 20;
 
+/// Takes memory that should be all zeros, counts what is not, and fills it for the next to find.
+pub(crate) fn residue(bytes: u64) -> usize {
+    let mut memory = vec![0_u8; bytes as usize];
+    let left = black_box(&memory).iter().filter(|&&byte| byte != 0).count();
+    memory.fill(0x5e);
+    black_box(memory);
+    left
+}
+
 pub(crate) fn log_lines(count: u64) -> Value {
     for line in 0..count {
         log::info!("flood line {line}");
@@ -55,6 +71,11 @@ pub(crate) fn log_lines(count: u64) -> Value {
 pub(crate) fn log_one_line(bytes: u64) -> Value {
     log::info!("{}", "x".repeat(bytes as usize));
     json!({ "logged_bytes": bytes })
+}
+
+pub(crate) fn log_bad_utf8() -> Value {
+    log::emit(log::Level::Info, &crate::outputs::not_utf8());
+    json!({})
 }
 
 pub(crate) fn print(bytes: u64) -> Value {

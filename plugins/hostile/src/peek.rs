@@ -1,10 +1,14 @@
-//! What a plugin can find out: time, environment, files.
+//! What a plugin can find out without being granted it: time, randomness, environment, files.
 
+use std::collections::hash_map::RandomState;
 use std::fs;
+use std::hash::BuildHasher;
+use std::io::Read;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use wasip2::filesystem::preopens;
+use wasip2::random::{insecure_seed::insecure_seed, random};
 
 /// Both clocks; the second reading of the monotonic one shows whether it moves.
 pub(crate) fn clock() -> Value {
@@ -16,12 +20,22 @@ pub(crate) fn clock() -> Value {
     json!({ "unix_seconds": unix_seconds, "elapsed_ns": start.elapsed().as_nanos() as u64 })
 }
 
-/// Variables and arguments.
+/// Random bytes, the insecure seed, and what the standard library makes of them.
+pub(crate) fn dice() -> Value {
+    let (seed, _) = insecure_seed();
+    json!({ "bytes": random::get_random_bytes(16), "number": random::get_random_u64(), "seed": seed,
+        "hash": RandomState::new().hash_one(42) })
+}
+
+/// Variables, arguments and what can be read from stdin.
 pub(crate) fn environment() -> Value {
     let variables: serde_json::Map<_, _> =
         std::env::vars_os().map(|(key, value)| (lossy(&key), Value::String(lossy(&value)))).collect();
     let arguments: Vec<_> = std::env::args_os().map(|argument| lossy(&argument)).collect();
-    json!({ "env": variables, "args": arguments })
+    let mut typed = Vec::new();
+    // What was read before an error counts too.
+    drop(std::io::stdin().read_to_end(&mut typed));
+    json!({ "env": variables, "args": arguments, "stdin_bytes": typed.len() })
 }
 
 fn lossy(text: &std::ffi::OsStr) -> String {

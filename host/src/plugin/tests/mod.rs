@@ -1,9 +1,17 @@
 //! The sandbox's promises, one test each, driven by real components that break them.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod access;
+mod errors;
+mod fairness;
 mod fetch;
 mod limits;
+mod names;
+mod outputs;
+mod raw;
+mod servers;
 mod stages;
+mod web;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,7 +21,8 @@ use bytes::Bytes;
 use tokio::sync::OnceCell;
 
 use super::{
-    Binding, EgressPolicy, Grants, Instance, ModelDescription, Plugin, PluginHost, PluginLimits, Request, Response, Wasm,
+    Binding, EgressPolicy, Grants, Instance, ModelDescription, Plugin, PluginHost, PluginLimits, Request, Response,
+    Wasm,
 };
 use crate::error::{Error, ErrorCode, Result};
 use crate::tensor::{DataType, Tensor, TensorSpec};
@@ -24,6 +33,15 @@ fn component(name: &str) -> Bytes {
         .expect("run these tests by `cargo xtask test`, which builds the plugins");
     let file = PathBuf::from(folder).join(format!("{name}.wasm"));
     std::fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}; run `cargo xtask test`", file.display())).into()
+}
+
+/// The hostile component with an act in `describe`, which takes no configuration.
+fn describing(act: &str) -> Bytes {
+    let mark = b"act of describe: ok             ";
+    let mut wasm = component("hostile").to_vec();
+    let at = wasm.windows(mark.len()).position(|window| window == mark).unwrap();
+    wasm[at..at + mark.len()].copy_from_slice(format!("act of describe: {act:<15}").as_bytes());
+    wasm.into()
 }
 
 /// Small limits, so that reaching them takes little time; but on a busy machine nothing else reaches them.
@@ -41,12 +59,22 @@ fn small_limits() -> PluginLimits {
     }
 }
 
-fn host(limits: PluginLimits, allowed: &[&str]) -> PluginHost {
-    let egress: EgressPolicy = allowed.iter().map(|pattern| pattern.parse::<super::HostPattern>().unwrap()).collect();
+/// An operator who names no host.
+const NO_HOSTS: &[&str] = &[];
+
+fn policy(allowed: &[impl AsRef<str>]) -> EgressPolicy {
+    allowed.iter().map(|pattern| pattern.as_ref().parse::<super::HostPattern>().unwrap()).collect()
+}
+
+fn host(limits: PluginLimits, allowed: &[impl AsRef<str>]) -> PluginHost {
+    host_with(limits, policy(allowed))
+}
+
+fn host_with(limits: PluginLimits, egress: EgressPolicy) -> PluginHost {
     PluginHost::new(limits, egress, None).unwrap()
 }
 
-async fn hostile(limits: PluginLimits, allowed: &[&str]) -> Arc<Plugin> {
+async fn hostile(limits: PluginLimits, allowed: &[impl AsRef<str>]) -> Arc<Plugin> {
     load(&host(limits, allowed), component("hostile")).await.unwrap()
 }
 
@@ -60,20 +88,38 @@ async fn load(host: &PluginHost, wasm: Bytes) -> Result<Arc<Plugin>> {
 async fn shared_hostile() -> Arc<Plugin> {
     static HOSTILE: OnceCell<Arc<Plugin>> = OnceCell::const_new();
     let limits = PluginLimits { instances: 64, instance_wait: Duration::from_secs(30), ..small_limits() };
-    Arc::clone(HOSTILE.get_or_init(|| hostile(limits, &[])).await)
+    Arc::clone(HOSTILE.get_or_init(|| hostile(limits, NO_HOSTS)).await)
 }
 
-async fn bind(plugin: &Arc<Plugin>, config: &str) -> Result<Binding> {
+/// What `init` is told of the model.
+fn iris() -> ModelDescription {
     let spec =
         |name: &str, shape: &[i64]| TensorSpec { name: name.into(), datatype: DataType::Fp32, shape: shape.to_vec() };
-    let model = ModelDescription {
+    ModelDescription {
         id: "iris".into(),
         version: "1".into(),
         inputs: vec![spec("features", &[-1, 4])],
         outputs: vec![spec("scores", &[-1, 3])],
         labels: vec!["setosa".into(), "versicolor".into(), "virginica".into()],
-    };
+    }
+}
+
+async fn bind(plugin: &Arc<Plugin>, model: ModelDescription, config: &str) -> Result<Binding> {
     Binding::new(Arc::clone(plugin), Arc::new(model), config.to_owned()).await
+}
+
+/// Tries out a configuration, as binding it to a model does.
+async fn check(plugin: &Arc<Plugin>, config: &str) -> Result<()> {
+    bind(plugin, iris(), config).await.map(|_| ())
+}
+
+/// An initialised instance for one request.
+async fn start(plugin: &Arc<Plugin>, config: &str) -> Result<Instance> {
+    start_for(plugin, iris(), config).await
+}
+
+async fn start_for(plugin: &Arc<Plugin>, model: ModelDescription, config: &str) -> Result<Instance> {
+    bind(plugin, model, config).await?.start().await
 }
 
 fn request(body: &str) -> Request {
@@ -88,15 +134,19 @@ fn scores() -> Tensor {
     Tensor::from_vec("scores".into(), DataType::Fp32, vec![1, 3], vec![0.1f32, 0.7, 0.2]).unwrap()
 }
 
-async fn start(plugin: &Arc<Plugin>, config: &str) -> Result<Instance> {
-    bind(plugin, config).await?.start().await
-}
-
 /// One whole request, the model's part left out.
 async fn serve(plugin: &Arc<Plugin>, config: &str, body: &str) -> Result<Response> {
     let mut instance = start(plugin, config).await?;
-    instance.preprocess(&request(body)).await?;
-    instance.postprocess(&[scores()]).await
+    preprocess(&mut instance, body).await?;
+    postprocess(&mut instance, scores()).await
+}
+
+async fn preprocess(instance: &mut Instance, body: &str) -> Result<Vec<Tensor>> {
+    instance.preprocess(&request(body)).await
+}
+
+async fn postprocess(instance: &mut Instance, output: Tensor) -> Result<Response> {
+    instance.postprocess(&[output]).await
 }
 
 async fn serve_json(plugin: &Arc<Plugin>, config: &str, body: &str) -> serde_json::Value {
