@@ -33,8 +33,12 @@ pub(crate) fn try_out(project: &Project, library: &Path) -> Result<()> {
     cargo.args(["test", "--quiet"]).current_dir(&folder);
     process::check(cargo.env("CARGO_TARGET_DIR", project.target.join("new-plugin-target")))?;
 
-    let mut cargo = Toolchain::choose(project)?.cargo(project)?;
+    let toolchain = Toolchain::choose(project)?;
+    let mut cargo = toolchain.cargo(project)?;
     cargo.args(["build", "--release", "--target", TARGET]).current_dir(&folder);
+    // In place of these flags and those of the folder's own .cargo/config.toml together, which would be others than the
+    // plugins of this repository have, so that everything was compiled again.
+    cargo.env("RUSTFLAGS", toolchain.flags());
     process::check(cargo.env("CARGO_TARGET_DIR", plugins::target(project)))?;
     let file = format!("{}.wasm", NAME.replace('-', "_"));
     let component = plugins::target(project).join(TARGET).join("release").join(file);

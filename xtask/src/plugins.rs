@@ -100,15 +100,19 @@ impl Toolchain {
         };
         // These would hide the flags for this target.
         cargo.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
-        let flags = match self {
-            Self::Rustup => "-Ctarget-feature=+simd128",
-            Self::Debian => "-L/usr/lib/wasm32-wasi -Ctarget-feature=+simd128",
-        };
-        cargo.env("CARGO_TARGET_WASM32_WASIP2_RUSTFLAGS", flags);
+        cargo.env("CARGO_TARGET_WASM32_WASIP2_RUSTFLAGS", self.flags());
         if *self == Self::Debian {
             cargo.arg("-Zbuild-std=std,panic_abort");
         }
         Ok(cargo)
+    }
+
+    /// What the compiler is told of the target.
+    pub(crate) fn flags(&self) -> &'static str {
+        match self {
+            Self::Rustup => "-Ctarget-feature=+simd128",
+            Self::Debian => "-L/usr/lib/wasm32-wasi -Ctarget-feature=+simd128",
+        }
     }
 }
 

@@ -243,7 +243,7 @@ fn a_failure_is_shown_as_a_client_reads_it_with_the_plugins_log() {
         in_json(folder.path(), &arguments)
     };
     for (config, at, code, message) in [
-        (r#"{"do": "panic"}"#, "request", "plugin_failed", "plugin hostile@0.1.0, preprocess"),
+        (r#"{"do": "panic"}"#, "request", "plugin_failed", "plugin hostile@0.1.0 failed in preprocess"),
         (r#"{"do": "trap", "stage": "postprocess"}"#, "request", "plugin_failed", "postprocess"),
         (r#"{"do": "invalid-input"}"#, "request", "invalid_input", "hostile invalid input 42"),
         (r#"{"do": "wrong-name"}"#, "request", "plugin_failed", "no input \"no-such-input\""),
