@@ -1,19 +1,20 @@
 //! What the host adds to a model: requests over REST beside a plain ONNX Runtime loop and a bare axum echo, in one run.
 //!
-//! `cargo xtask bench [-- SECONDS]`. The client runs on the same machine; figures are worth something as ratios only.
+//! `cargo xtask bench [-- SECONDS [serving|plugins]]`. The client runs on the same machine; figures are worth something as ratios only.
 #![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
 
 mod load;
+mod plugins;
+mod server;
 
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use load::{Load, Measured};
 use ort::session::Session;
 use ort::value::TensorRef;
+use server::Server;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
@@ -22,8 +23,13 @@ fn main() {
     }
     let seconds = arguments.first().map_or(5, |seconds| seconds.parse().expect("seconds a case"));
     let bench = Bench::new(Duration::from_secs(seconds));
-    bench.iris();
-    bench.efficientnet();
+    if arguments.get(1).is_none_or(|part| part == "serving") {
+        bench.iris();
+        bench.efficientnet();
+    }
+    if arguments.get(1).is_none_or(|part| part == "plugins") {
+        plugins::run();
+    }
 }
 
 /// One run: every case takes this long, on as many sessions as the machine has cores.
@@ -153,50 +159,6 @@ fn request(path: &str, content_type: &str, headers: &str, body: &[u8]) -> Vec<u8
         "POST {path} HTTP/1.1\r\nhost: bench\r\ncontent-type: {content_type}\r\n{headers}content-length: {length}\r\n\r\n"
     );
     [head.as_bytes(), body].concat()
-}
-
-/// A server as a process of its own, ended with this value.
-struct Server {
-    child: Child,
-    address: String,
-    _store: tempfile::TempDir,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-}
-
-impl Server {
-    /// The host as it ships: logs and metrics on.
-    fn host() -> Server {
-        let store = tempfile::tempdir().unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_model-nexus"));
-        command.args(["serve", "--listen", "127.0.0.1:0", "--store"]).arg(store.path());
-        let (child, address) = started(command, |line| {
-            let line: serde_json::Value = serde_json::from_str(line).unwrap();
-            (line["message"] == "listening").then(|| line["address"].as_str().unwrap().to_owned())
-        });
-        Server { child, address, _store: store }
-    }
-
-    fn echo() -> Server {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.arg("--echo");
-        let (child, address) = started(command, |line| Some(line.to_owned()));
-        Server { child, address, _store: tempfile::tempdir().unwrap() }
-    }
-}
-
-/// Starts a server and reads its output until a line has the address; the rest is read and dropped, as a collector would.
-fn started(mut command: Command, address: impl Fn(&str) -> Option<String>) -> (Child, String) {
-    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-    let address = lines.by_ref().find_map(|line| address(&line)).expect("the server did not start");
-    thread::spawn(move || lines.for_each(drop));
-    (child, address)
 }
 
 /// Parses a JSON body and writes it again: the least that a JSON server does.

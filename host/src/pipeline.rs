@@ -253,7 +253,9 @@ async fn check_json(answer: &Response) -> Result<std::result::Result<(), String>
     }
     let body = answer.body.clone();
     off_async_threads(body.len(), move || {
-        serde_json::from_slice::<IgnoredAny>(&body).map(|_| ()).map_err(|error| error.to_string())
+        // What is ignored is not looked at for its encoding.
+        let text = std::str::from_utf8(&body).map_err(|error| error.to_string())?;
+        serde_json::from_str::<IgnoredAny>(text).map(|_| ()).map_err(|error| error.to_string())
     })
     .await
 }

@@ -268,6 +268,14 @@ fn has_cause<T: std::error::Error + 'static>(error: &(dyn std::error::Error + 's
     std::iter::successors(Some(error), |&error| error.source()).any(|cause| cause.is::<T>())
 }
 
+/// Does work to its end, even when the client goes away: what is published half-way must not stay so.
+///
+/// # Errors
+/// The work's own.
+pub async fn to_the_end<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    tokio::spawn(work.in_current_span()).await.map_err(Error::internal)?
+}
+
 /// Marks answers that were in memory.
 pub fn cache_header(cached: bool) -> (HeaderName, HeaderValue) {
     (HeaderName::from_static("x-cache"), HeaderValue::from_static(if cached { "hit" } else { "miss" }))

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::read_body;
 use super::upload::MAX_PIPELINE;
+use super::{read_body, to_the_end};
 use crate::app::App;
 use crate::config::to_usize;
 use crate::error::{Error, Result};
@@ -75,12 +75,29 @@ pub async fn bind(
     query: std::result::Result<Query<VersionQuery>, QueryRejection>,
     request: Request,
 ) -> Result<Json<Value>> {
-    let _permit = app.admit_upload()?;
     let version = version_of(query)?;
     let body = read_body(request.into_body(), to_usize(MAX_PIPELINE), "1 MiB for a pipeline").await?;
-    let pipeline = read_pipeline(&body)?;
-    let rebound = app.models.set_pipeline(&id, version.as_deref(), pipeline).await?;
-    Ok(describe(&id, rebound.iter().map(|Rebound { model, golden }| (&**model, Some(*golden)))))
+    set(&app, id, version, read_pipeline(&body)?).await
+}
+
+/// Takes the plugins away again.
+pub async fn unbind(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    query: std::result::Result<Query<VersionQuery>, QueryRejection>,
+) -> Result<Json<Value>> {
+    set(&app, id, version_of(query)?, Pipeline::default()).await
+}
+
+async fn set(app: &App, id: String, version: Option<String>, pipeline: Pipeline) -> Result<Json<Value>> {
+    let permit = app.admit_upload()?;
+    let models = app.models.clone();
+    let work = to_the_end(async move {
+        let _permit = permit;
+        let rebound = models.set_pipeline(&id, version.as_deref(), pipeline).await?;
+        Ok(describe(&id, rebound.iter().map(|Rebound { model, golden }| (&**model, Some(*golden)))))
+    });
+    work.await
 }
 
 pub async fn show(
@@ -93,17 +110,6 @@ pub async fn show(
         None => app.models.registry.versions(&id)?,
     };
     Ok(describe(&id, versions.iter().map(|model| (&**model, None))))
-}
-
-/// Takes the plugins away again.
-pub async fn unbind(
-    State(app): State<Arc<App>>,
-    Path(id): Path<String>,
-    query: std::result::Result<Query<VersionQuery>, QueryRejection>,
-) -> Result<Json<Value>> {
-    let version = version_of(query)?;
-    let rebound = app.models.set_pipeline(&id, version.as_deref(), Pipeline::default()).await?;
-    Ok(describe(&id, rebound.iter().map(|Rebound { model, golden }| (&**model, Some(*golden)))))
 }
 
 fn version_of(query: std::result::Result<Query<VersionQuery>, QueryRejection>) -> Result<Option<String>> {

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::form::{FieldSpec, Form};
+use super::to_the_end;
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::plugin::{Grants, LoadedPlugin, NewPlugin};
@@ -22,7 +23,7 @@ pub struct PluginQuery {
 
 /// `file`, the component, and optional `grants` → 201 with what the plugin says of itself.
 pub async fn upload(State(app): State<Arc<App>>, request: Request) -> Result<(StatusCode, Json<Value>)> {
-    let _permit = app.admit_upload()?;
+    let permit = app.admit_upload()?;
     let limit = app.config.plugin.max_plugin_bytes;
     let file = FieldSpec { name: "file", limit, option: "--max-plugin-bytes" };
     let mut form = Form::read(&app, request, file, &[FieldSpec::text("grants")]).await?;
@@ -30,7 +31,12 @@ pub async fn upload(State(app): State<Arc<App>>, request: Request) -> Result<(St
     let file = form.file.ok_or_else(|| {
         Error::invalid_input("the form misses its file `file`, a WebAssembly component; it takes file and grants")
     })?;
-    let plugin = app.plugins.add(NewPlugin { file: file.path, grants }).await?;
+    let plugins = app.plugins.clone();
+    let plugin = to_the_end(async move {
+        let _permit = permit;
+        plugins.add(NewPlugin { file: file.path, grants }).await
+    });
+    let plugin = plugin.await?;
     Ok((StatusCode::CREATED, Json(json!({ "plugin": describe(&plugin) }))))
 }
 
@@ -73,8 +79,10 @@ pub async fn remove(
     let version = version.ok_or_else(|| {
         Error::invalid_input("the query names no version: DELETE /plugins?name=tabular&version=0.1.0")
     })?;
-    app.models.remove_plugin(&name, &version).await?;
-    Ok(Json(json!({ "status": "removed", "name": name, "version": version })))
+    let removed = json!({ "status": "removed", "name": name, "version": version });
+    let models = app.models.clone();
+    to_the_end(async move { models.remove_plugin(&name, &version).await }).await?;
+    Ok(Json(removed))
 }
 
 fn named(query: std::result::Result<Query<PluginQuery>, QueryRejection>) -> Result<(String, Option<String>)> {

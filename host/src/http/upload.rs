@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::form::{FieldSpec, Form};
 use super::models::describe;
 use super::pipeline::read_pipeline;
+use super::to_the_end;
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::model::NewModel;
@@ -21,7 +22,7 @@ pub const MAX_PIPELINE: ByteSize = ByteSize::mib(1);
 
 /// `file`, `id`, `name`, `version`, optional `labels` and `pipeline` → 201 with the model and what it takes.
 pub async fn upload_model(State(app): State<Arc<App>>, request: Request) -> Result<(StatusCode, Json<Value>)> {
-    let _permit = app.admit_upload()?;
+    let permit = app.admit_upload()?;
     let pipeline = FieldSpec { name: "pipeline", limit: MAX_PIPELINE, option: "" };
     let fields = [FieldSpec::text("id"), FieldSpec::text("name"), FieldSpec::text("version"), labels(&app), pipeline];
     let mut form = Form::read(&app, request, model_file(&app, "file"), &fields).await?;
@@ -37,13 +38,18 @@ pub async fn upload_model(State(app): State<Arc<App>>, request: Request) -> Resu
         Error::invalid_input("the form misses its file `file`, the ONNX model; it takes file, id, name, version")
     })?;
     let new = NewModel { id, name, version, file: file.path, sha256: file.sha256, size: file.size, labels, pipeline };
-    let model = app.models.add(&new).await?;
+    let models = app.models.clone();
+    let model = to_the_end(async move {
+        let _permit = permit;
+        models.add(&new).await
+    });
+    let model = model.await?;
     Ok((StatusCode::CREATED, Json(describe(&model))))
 }
 
 /// `model` and optional `labels`: an image classifier, the default one from now on.
 pub async fn upload_image_model(State(app): State<Arc<App>>, request: Request) -> Result<Json<Value>> {
-    let _permit = app.admit_upload()?;
+    let permit = app.admit_upload()?;
     let mut form = Form::read(&app, request, model_file(&app, "model"), &[labels(&app)]).await?;
     let labels = form.bytes("labels");
     let file = form.file.ok_or_else(|| {
@@ -61,7 +67,12 @@ pub async fn upload_image_model(State(app): State<Arc<App>>, request: Request) -
         labels,
         pipeline: None,
     };
-    let model = app.models.add_image_model(new).await?;
+    let models = app.models.clone();
+    let model = to_the_end(async move {
+        let _permit = permit;
+        models.add_image_model(new).await
+    });
+    let model = model.await?;
     let labels = has_labels.then(|| model.path.strip_suffix("model.onnx").map(|folder| format!("{folder}labels.json")));
     Ok(Json(json!({
         "status": "success",

@@ -41,20 +41,16 @@ impl Models {
     /// No such model, version or plugin; a configuration that the plugin refuses; a golden request that fails, with what
     /// differs.
     pub async fn set_pipeline(&self, id: &str, version: Option<&str>, pipeline: Pipeline) -> Result<Vec<Rebound>> {
+        // Before anybody else has to wait: compiling may take long.
+        let versions = self.versions(id, version)?;
+        let mut rebound = self.rebind(&versions, &pipeline).await?;
         let _change = self.changes.acquire().await.map_err(Error::internal)?;
-        let versions = match version {
-            Some(version) => vec![self.registry.get(id, Some(version))?],
-            None => self.registry.versions(id)?,
-        };
-        let mut rebound = Vec::new();
-        for serving in versions {
-            let mut model = ModelVersion { serial: ModelVersion::next_serial(), ..(*serving).clone() };
-            let golden = self.bind_and_try(&mut model, &pipeline).await.map_err(|mut error| {
-                error.message =
-                    format!("model {id}, version {}: {}; it serves on as before", model.version(), error.message);
-                error
-            })?;
-            rebound.push((model, golden));
+        let serials =
+            |versions: &[Arc<ModelVersion>]| -> Vec<u64> { versions.iter().map(|model| model.serial).collect() };
+        let now = self.versions(id, version)?;
+        if serials(&now) != serials(&versions) || !self.are_loaded(&pipeline) {
+            // A version came, or another change was first.
+            rebound = self.rebind(&now, &pipeline).await?;
         }
         let mut config = self.repository.config(id).await?;
         match version {
@@ -69,6 +65,28 @@ impl Models {
         self.repository.write_config(id, &config).await?;
         tracing::info!(model = id, versions = rebound.len(), "pipeline changed");
         Ok(rebound.into_iter().map(|(model, golden)| Rebound { model: self.registry.insert(model), golden }).collect())
+    }
+
+    fn versions(&self, id: &str, version: Option<&str>) -> Result<Vec<Arc<ModelVersion>>> {
+        match version {
+            Some(version) => Ok(vec![self.registry.get(id, Some(version))?]),
+            None => self.registry.versions(id),
+        }
+    }
+
+    /// The versions with other plugins around them, bound and tried, but not serving yet.
+    async fn rebind(&self, versions: &[Arc<ModelVersion>], pipeline: &Pipeline) -> Result<Vec<(ModelVersion, Golden)>> {
+        let mut rebound = Vec::new();
+        for serving in versions {
+            let mut model = ModelVersion { serial: ModelVersion::next_serial(), ..(**serving).clone() };
+            let golden = self.bind_and_try(&mut model, pipeline).await.map_err(|mut error| {
+                let (id, version) = (serving.id(), serving.version());
+                error.message = format!("model {id}, version {version}: {}; it serves on as before", error.message);
+                error
+            })?;
+            rebound.push((model, golden));
+        }
+        Ok(rebound)
     }
 
     /// Removes a plugin that no model is bound to.

@@ -1,7 +1,7 @@
 //! From bytes to a linked component: on a blocking thread, one at a time, in limited time, and once for each content.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::Semaphore;
@@ -123,7 +123,10 @@ impl Compiler {
     }
 
     fn compile(&self, key: &str, wasm: &[u8]) -> Result<Linked> {
+        let started = Instant::now();
         let component = Component::new(self.engine(), wasm).map_err(|error| contract::cannot_compile(&error))?;
+        let milliseconds = started.elapsed().as_millis() as u64;
+        tracing::info!(key, bytes = wasm.len(), milliseconds, "component compiled");
         let linked = self.link(&component)?;
         if let Some(cache) = &self.cache {
             cache.put(self.engine(), key, &component);

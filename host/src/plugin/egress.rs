@@ -276,7 +276,7 @@ impl Leash {
     /// Tells the plugin why there is no answer, and remembers it where the host is the reason.
     fn explain(&self, error: &reqwest::Error, place: &Place) -> WasiError {
         if let Some(NotPublic(kind)) = find_cause(error) {
-            self.record(FetchFault::Denied { place: place.clone(), denial: Denial::NotPublic(kind) });
+            self.record(FetchFault::Denied { place: place.clone(), denial: Denial::Private(kind) });
             return WasiError::DestinationIpProhibited;
         }
         if error.is_timeout() {

@@ -158,7 +158,7 @@ fn why_denied(place: &Place, denial: Denial) -> String {
         Denial::NotAllowed => {
             format!("no {allow} names that host; start the host with --allow-host {}", place.host)
         }
-        Denial::NotPublic(kind) => {
+        Denial::Private(kind) => {
             let verb = if place.is_name { "leads to" } else { "is" };
             format!(
                 "that {verb} {kind}, and only hosts named by {allow} may be private; start the host with --allow-host {place}"

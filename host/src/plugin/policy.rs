@@ -61,7 +61,7 @@ pub(super) enum Denial {
     /// No pattern matches.
     NotAllowed,
     /// Only a wildcard matches, and this is "a loopback address" or the like.
-    NotPublic(&'static str),
+    Private(&'static str),
 }
 
 impl EgressPolicy {
@@ -85,7 +85,7 @@ impl EgressPolicy {
         }
         match address(host).and_then(why_not_public) {
             _ if !by_wildcard => Err(Denial::NotAllowed),
-            Some(kind) => Err(Denial::NotPublic(kind)),
+            Some(kind) => Err(Denial::Private(kind)),
             None => Ok(Reach::PublicAddresses),
         }
     }
@@ -254,7 +254,7 @@ mod tests {
         assert_eq!(judge(&["127.0.0.1:9000"], "http://127.0.0.1:9001"), Err(Denial::NotAllowed));
         assert_eq!(
             judge(&["*", "127.0.0.1:9000"], "http://127.0.0.1:9001"),
-            Err(Denial::NotPublic("a loopback address"))
+            Err(Denial::Private("a loopback address"))
         );
     }
 
@@ -262,10 +262,10 @@ mod tests {
     fn a_wildcard_allows_public_addresses_only() {
         assert_eq!(judge(&["*"], "https://example.com"), Ok(Reach::PublicAddresses));
         assert_eq!(judge(&["*"], "https://1.1.1.1"), Ok(Reach::PublicAddresses));
-        assert_eq!(judge(&["*"], "http://169.254.169.254/latest"), Err(Denial::NotPublic("a cloud metadata address")));
-        assert_eq!(judge(&["*"], "http://0x7f.1/"), Err(Denial::NotPublic("a loopback address")));
-        assert_eq!(judge(&["*"], "http://2130706433/"), Err(Denial::NotPublic("a loopback address")));
-        assert_eq!(judge(&["*"], "http://[::ffff:10.0.0.1]/"), Err(Denial::NotPublic("a private address")));
+        assert_eq!(judge(&["*"], "http://169.254.169.254/latest"), Err(Denial::Private("a cloud metadata address")));
+        assert_eq!(judge(&["*"], "http://0x7f.1/"), Err(Denial::Private("a loopback address")));
+        assert_eq!(judge(&["*"], "http://2130706433/"), Err(Denial::Private("a loopback address")));
+        assert_eq!(judge(&["*"], "http://[::ffff:10.0.0.1]/"), Err(Denial::Private("a private address")));
         assert_eq!(judge(&["*:443"], "http://example.com"), Err(Denial::NotAllowed));
     }
 

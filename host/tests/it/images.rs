@@ -44,6 +44,10 @@ async fn pictures_behind_urls_get_the_reference_labels() {
     }
     let (_, answer) = host.predict(json!({ "image_url": pictures.url("cat.jpg"), "top_k": 2 })).await;
     assert_eq!(answer["top_k"].as_array().unwrap().len(), 2);
+    let response = host.post("/predict", json!({ "image_url": pictures.url("cat.jpg"), "top_k": 1 })).await;
+    let timing = response.headers()["server-timing"].to_str().unwrap();
+    let fetched = timing.strip_prefix("fetch;dur=").and_then(|rest| rest.split(',').next()?.parse::<f64>().ok());
+    assert!(fetched.is_some_and(|milliseconds| milliseconds > 0.0), "{timing}");
     let by_name = json!({ "image_url": pictures.url("moved.jpg"), "model_id": "efficientnet-lite0" });
     assert_like_reference("cat.jpg", &host.predict(by_name).await.1);
 }

@@ -265,3 +265,25 @@ async fn kill_9_amid_uploads_leaves_no_half_model() {
         assert_eq!(client().post(process.url("/predict")).json(&body).send().await.unwrap().status(), 200, "{id}");
     }
 }
+
+/// What was compiled is kept: the next start compiles nothing, and one whose files were damaged compiles anew.
+#[tokio::test]
+async fn a_second_start_compiles_nothing() {
+    let store = store_with_iris();
+    let options = ["--listen", "127.0.0.1:0", "--bundle", &bundle()];
+    let compiled =
+        |process: &Process| process.log.iter().filter(|line| line["message"] == "component compiled").count();
+    let first = Process::start(store.path(), &options, &[], store.path());
+    assert!(compiled(&first) >= 3, "{:?}", first.log);
+    drop(first);
+    let second = Process::start(store.path(), &options, &[], store.path());
+    assert_eq!(compiled(&second), 0, "{:?}", second.log);
+    drop(second);
+    for file in std::fs::read_dir(store.path().join(".compiled")).unwrap() {
+        let file = file.unwrap().path();
+        let half = std::fs::metadata(&file).unwrap().len() / 2;
+        std::fs::File::options().write(true).open(file).unwrap().set_len(half).unwrap();
+    }
+    let third = Process::start(store.path(), &options, &[], store.path());
+    assert!(compiled(&third) >= 3, "{:?}", third.log);
+}

@@ -41,7 +41,7 @@ async fn a_private_address_is_refused_unless_it_is_named() {
         error.message,
         format!(
             "plugin hostile@{} failed in preprocess: it may not fetch from {address}: that is a loopback address, and only hosts named by --allow-host \
-             (NEXUS_ALLOW_HOST) may be private; start the host with --allow-host {address}",
+             (NEXUS_ALLOW_HOST) may be private; start the host with --allow-host {address}; its log ends: hostile means it",
             plugin.manifest.version
         )
     );
