@@ -15,7 +15,9 @@ pub struct Config {
 }
 
 fn iris_fields() -> Vec<String> {
-    ["sepal_length", "sepal_width", "petal_length", "petal_width"].map(str::to_owned).to_vec()
+    ["sepal_length", "sepal_width", "petal_length", "petal_width"]
+        .map(str::to_owned)
+        .to_vec()
 }
 
 fn one() -> f32 {
@@ -33,19 +35,33 @@ impl Plugin for Measurements {
     type Config = Config;
 
     fn manifest() -> Manifest {
-        Manifest::new(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"), [Stage::Preprocess, Stage::Postprocess])
+        Manifest::new(
+            env!("CARGO_PKG_NAME"),
+            env!("CARGO_PKG_VERSION"),
+            [Stage::Preprocess, Stage::Postprocess],
+        )
     }
 
     fn init(model: Model, config: Config) -> Result<Self, Error> {
-        let input = model.inputs.into_iter().next().or_invalid_config("the model has no input")?;
+        let input = model
+            .inputs
+            .into_iter()
+            .next()
+            .or_invalid_config("the model has no input")?;
         if let [_, features] = input.shape[..]
             && features >= 0
             && features != config.fields.len() as i64
         {
             let fields = config.fields.len();
-            return Err(Error::invalid_config(format!("`fields` names {fields}, the model takes {features} features")));
+            return Err(Error::invalid_config(format!(
+                "`fields` names {fields}, the model takes {features} features"
+            )));
         }
-        Ok(Measurements { config, input: input.name, labels: model.labels })
+        Ok(Measurements {
+            config,
+            input: input.name,
+            labels: model.labels,
+        })
     }
 
     fn preprocess(&mut self, request: Request) -> Result<Vec<Tensor>, Error> {
@@ -57,20 +73,39 @@ impl Plugin for Measurements {
             Ok(value as f32 * self.config.scale)
         });
         let features: Vec<f32> = features.collect::<Result<_, Error>>()?;
-        Ok(vec![Tensor::from_f32(&self.input, [1, features.len() as u64], features)?])
+        Ok(vec![Tensor::from_f32(
+            &self.input,
+            [1, features.len() as u64],
+            features,
+        )?])
     }
 
     fn postprocess(&mut self, outputs: Vec<Tensor>) -> Result<Response, Error> {
-        let scores = outputs.iter().find(|output| output.datatype == "FP32").or_plugin_error("no FP32 output")?;
+        let scores = outputs
+            .iter()
+            .find(|output| output.datatype == "FP32")
+            .or_plugin_error("no FP32 output")?;
         let scores = scores.view::<f32>(&[1, -1])?;
-        let best = (0..scores.len()).max_by(|&a, &b| scores[a].total_cmp(&scores[b])).or_plugin_error("no class")?;
+        let best = (0..scores.len())
+            .max_by(|&a, &b| scores[a].total_cmp(&scores[b]))
+            .or_plugin_error("no class")?;
         log::debug!("class {best} of {}", scores.len());
-        Response::json(&serde_json::json!({ "class": best, "label": self.labels.get(best), "score": scores[best] }))
+        Response::json(
+            &serde_json::json!({ "class": best, "label": self.labels.get(best), "score": scores[best] }),
+        )
     }
 
     fn golden(&self) -> Option<Request> {
-        let body: serde_json::Map<_, _> = self.config.fields.iter().map(|field| (field.clone(), 1.0.into())).collect();
-        Some(Request::new("application/json", serde_json::Value::from(body).to_string()))
+        let body: serde_json::Map<_, _> = self
+            .config
+            .fields
+            .iter()
+            .map(|field| (field.clone(), 1.0.into()))
+            .collect();
+        Some(Request::new(
+            "application/json",
+            serde_json::Value::from(body).to_string(),
+        ))
     }
 }
 
@@ -83,9 +118,17 @@ mod tests {
 
     /// The plugin as a binding to iris initialises it.
     fn bound(config: &str) -> Result<Measurements, Error> {
-        let features = TensorSpec { name: "X".into(), datatype: "FP32".into(), shape: vec![-1, 4] };
+        let features = TensorSpec {
+            name: "X".into(),
+            datatype: "FP32".into(),
+            shape: vec![-1, 4],
+        };
         let labels = vec!["setosa".into(), "versicolor".into(), "virginica".into()];
-        let model = Model { inputs: vec![features], labels, ..Model::default() };
+        let model = Model {
+            inputs: vec![features],
+            labels,
+            ..Model::default()
+        };
         Measurements::init(model, serde_json::from_str(config).unwrap())
     }
 
@@ -93,9 +136,15 @@ mod tests {
     fn measurements_become_features() {
         let body = r#"{"model_id": "iris", "petal_width": 2, "petal_length": 14, "sepal_width": 35, "sepal_length": 51}"#;
         let request = Request::new("application/json", body);
-        let tensors = bound(r#"{"scale": 0.5}"#).unwrap().preprocess(request).unwrap();
+        let tensors = bound(r#"{"scale": 0.5}"#)
+            .unwrap()
+            .preprocess(request)
+            .unwrap();
         assert_eq!(tensors[0].name, "X");
-        assert_eq!(*tensors[0].view::<f32>(&[1, 4]).unwrap(), [25.5, 17.5, 7.0, 1.0]);
+        assert_eq!(
+            *tensors[0].view::<f32>(&[1, 4]).unwrap(),
+            [25.5, 17.5, 7.0, 1.0]
+        );
     }
 
     #[test]
@@ -103,7 +152,11 @@ mod tests {
         let request = Request::new("application/json", r#"{"sepal_length": 5.1}"#);
         let error = bound("{}").unwrap().preprocess(request).unwrap_err();
         assert_eq!(error.code(), "invalid-input");
-        assert!(error.message().contains("sepal_width"), "{}", error.message());
+        assert!(
+            error.message().contains("sepal_width"),
+            "{}",
+            error.message()
+        );
     }
 
     #[test]
@@ -116,7 +169,10 @@ mod tests {
 
     #[test]
     fn a_configuration_for_another_model_is_refused() {
-        assert_eq!(bound(r#"{"fields": ["width"]}"#).err().unwrap().code(), "invalid-config");
+        assert_eq!(
+            bound(r#"{"fields": ["width"]}"#).err().unwrap().code(),
+            "invalid-config"
+        );
     }
 
     #[test]

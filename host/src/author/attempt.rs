@@ -8,7 +8,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use super::case::{Moment, Outcome, RequestRecord, Setup};
 use super::log::PluginLines;
-use super::report::{BindingLine, ModelLine, PluginLine, Report, RequestLine};
+use super::report::{BindingLine, ModelLine, PluginLine, Report, RequestLine, Seen};
 use super::{input, milliseconds};
 use crate::error::{Error, Result};
 use crate::http::json::{OutputData, OutputJson};
@@ -17,7 +17,7 @@ use crate::model::{ModelVersion, describe};
 use crate::pipeline::{self, Answer, Payload, Tensors, Trace};
 use crate::plugin::{Binding, Plugin, PluginHost, Request, Wasm};
 use crate::predict::check_payload;
-use crate::tensor::Output;
+use crate::tensor::{Output, TensorSpec};
 
 /// Where plugins are tried: a host, a model, and the log of what plugins say.
 pub(super) struct Bench {
@@ -32,51 +32,31 @@ impl Bench {
     /// # Errors
     /// There is no request to run. That the plugin fails is no error, but the report's outcome.
     pub(super) async fn attempt(mut self, setup: &mut Setup, wasm: Bytes) -> std::result::Result<Report, String> {
-        let mut report = self.report();
-        match self.try_all(setup, wasm, &mut report).await {
-            Ok(outcome) => report.outcome = outcome,
-            Err(Stopped::Failed(at, error)) => report.outcome = Outcome::failed(at, &error),
+        let mut seen = Seen::default();
+        let outcome = match self.try_all(setup, wasm, &mut seen).await {
+            Ok(outcome) => outcome,
+            Err(Stopped::Failed(at, error)) => Outcome::failed(at, &error),
             Err(Stopped::NothingToRun) => {
                 return Err("the plugin brings no golden request: give one with --input".to_owned());
             }
-        }
-        report.log = self.lines.take();
-        Ok(report)
-    }
-
-    fn report(&self) -> Report {
-        let described = describe(&self.model);
-        let specs =
-            |specs: &[crate::tensor::TensorSpec]| specs.iter().map(|spec| format!("{} {spec}", spec.name)).collect();
-        let (inputs, outputs) = (specs(&described.inputs), specs(&described.outputs));
-        Report {
-            plugin: None,
-            model: ModelLine { file: self.model.path.clone(), inputs, outputs },
-            binding: None,
-            request: None,
-            inputs: Vec::new(),
-            outputs: Vec::new(),
-            steps: Vec::new(),
-            log: Vec::new(),
-            outcome: Outcome::failed(Moment::Upload, &Error::internal("nothing ran")),
-            replay: None,
-        }
+        };
+        Ok(Report { model: model_line(&self.model), seen, log: self.lines.take(), outcome, replay: None })
     }
 
     async fn try_all(
         &mut self,
         setup: &mut Setup,
         wasm: Bytes,
-        report: &mut Report,
+        seen: &mut Seen,
     ) -> std::result::Result<Outcome, Stopped> {
         let started = Instant::now();
         let plugin = self.host.load(Wasm::Held(wasm), setup.grants.clone()).await;
         let plugin = Arc::new(plugin.map_err(|error| Stopped::Failed(Moment::Upload, error))?);
-        report.plugin = Some(PluginLine::of(&plugin, milliseconds(started.elapsed())));
+        seen.plugin = Some(PluginLine::of(&plugin, milliseconds(started.elapsed())));
 
         let started = Instant::now();
         let binding = self.bind(&plugin, setup).await.map_err(|error| Stopped::Failed(Moment::Binding, error))?;
-        report.binding = Some(BindingLine::of(&binding, milliseconds(started.elapsed())));
+        seen.binding = Some(BindingLine::of(&binding, milliseconds(started.elapsed())));
 
         let golden = setup.request.is_none();
         let request = match &setup.request {
@@ -88,10 +68,10 @@ impl Bench {
         };
         setup.request = Some(RequestRecord::from(&request));
         let (content_type, bytes) = (request.content_type.clone(), request.body.len());
-        report.request = Some(RequestLine { content_type, bytes, golden });
+        seen.request = Some(RequestLine { content_type, bytes, golden });
         let mut trace = Trace { tensors: Some(Tensors::default()), ..Trace::default() };
         let answer = self.run(request, &mut trace).await;
-        report.went(&trace);
+        seen.went(&trace);
         answer.map_err(|error| Stopped::Failed(Moment::Request, error))
     }
 
@@ -116,6 +96,13 @@ impl Bench {
             }
         }
     }
+}
+
+fn model_line(model: &ModelVersion) -> ModelLine {
+    let described = describe(model);
+    let lines = |specs: &[TensorSpec]| specs.iter().map(|spec| format!("{} {spec}", spec.name)).collect();
+    let (inputs, outputs) = (lines(&described.inputs), lines(&described.outputs));
+    ModelLine { file: model.path.clone(), inputs, outputs }
 }
 
 /// Why there is no answer.

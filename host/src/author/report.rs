@@ -10,11 +10,24 @@ use super::milliseconds;
 use crate::pipeline::{StageTrace, Trace};
 use crate::plugin::{Binding, Plugin};
 
-/// A run, as far as it came.
+/// A run and its end.
 #[derive(Serialize)]
 pub(super) struct Report {
-    pub(super) plugin: Option<PluginLine>,
     pub(super) model: ModelLine,
+    #[serde(flatten)]
+    pub(super) seen: Seen,
+    pub(super) log: Vec<LogLine>,
+    #[serde(serialize_with = "readable")]
+    pub(super) outcome: Outcome,
+    /// How that compares with the case that was replayed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) replay: Option<ReplayLine>,
+}
+
+/// What was seen on the way, as far as the run came.
+#[derive(Default, Serialize)]
+pub(super) struct Seen {
+    pub(super) plugin: Option<PluginLine>,
     pub(super) binding: Option<BindingLine>,
     pub(super) request: Option<RequestLine>,
     /// What went into the model.
@@ -22,12 +35,6 @@ pub(super) struct Report {
     /// What came out of it.
     pub(super) outputs: Vec<TensorLine>,
     pub(super) steps: Vec<Step>,
-    pub(super) log: Vec<LogLine>,
-    #[serde(serialize_with = "readable")]
-    pub(super) outcome: Outcome,
-    /// How that compares with the case that was replayed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) replay: Option<ReplayLine>,
 }
 
 #[derive(Serialize)]
@@ -114,7 +121,7 @@ impl BindingLine {
     }
 }
 
-impl Report {
+impl Seen {
     /// Takes in what the pipeline saw.
     pub(super) fn went(&mut self, trace: &Trace) {
         if let Some(tensors) = &trace.tensors {

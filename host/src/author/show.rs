@@ -12,8 +12,8 @@ use super::size;
 impl Display for Report {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         self.write_setup(f)?;
-        write_tensors(f, "into the model", &self.inputs)?;
-        write_tensors(f, "out of the model", &self.outputs)?;
+        write_tensors(f, "into the model", &self.seen.inputs)?;
+        write_tensors(f, "out of the model", &self.seen.outputs)?;
         self.write_steps(f)?;
         if !self.log.is_empty() {
             writeln!(f, "\nlog")?;
@@ -28,7 +28,7 @@ impl Display for Report {
 
 impl Report {
     fn write_setup(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        if let Some(plugin) = &self.plugin {
+        if let Some(plugin) = &self.seen.plugin {
             let (stages, size) = (plugin.stages.join(", "), size(plugin.size));
             writeln!(
                 f,
@@ -38,14 +38,14 @@ impl Report {
         }
         writeln!(f, "model     {}", self.model.file)?;
         writeln!(f, "          {} → {}", self.model.inputs.join(", "), self.model.outputs.join(", "))?;
-        if let Some(binding) = &self.binding {
+        if let Some(binding) = &self.seen.binding {
             let init = match &binding.no_snapshot {
                 None => "init ran once, and requests start from its memory".to_owned(),
                 Some(why) => format!("init runs in each request: {why}"),
             };
             writeln!(f, "bound     in {:.0} ms; {init}", binding.took_ms)?;
         }
-        if let Some(request) = &self.request {
+        if let Some(request) = &self.seen.request {
             let whose = if request.golden { ", the plugin's golden request" } else { "" };
             writeln!(f, "request   {}, {}{whose}", request.content_type, size(request.bytes))?;
         }
@@ -53,11 +53,11 @@ impl Report {
     }
 
     fn write_steps(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        if self.steps.is_empty() {
+        if self.seen.steps.is_empty() {
             return Ok(());
         }
         writeln!(f, "\n  {:12} {:>10}  {:>12} {:>12} {:>12}", "step", "time", "memory", "bytes in", "bytes out")?;
-        for Step { name, ms, fetching_ms, plugin } in &self.steps {
+        for Step { name, ms, fetching_ms, plugin } in &self.seen.steps {
             write!(f, "  {name:12} {ms:>7.3} ms")?;
             if let Some(plugin) = plugin {
                 let memory = size(plugin.peak_memory);

@@ -228,7 +228,11 @@ fn run_takes_its_input_from_standard_input_and_from_the_plugin_itself() {
     assert_eq!((status, &report["request"]["golden"]), (0, &json!(true)), "{report}");
     assert_eq!(report["binding"]["snapshot"], true, "{report}");
 
-    // As over HTTP, features go past the preprocess plugin, and are checked against the model.
+    // As over HTTP, features go past the plugin to the model itself, and are checked against it.
+    let features = r#"{"features": [5.1, 3.5, 1.4, 0.2]}"#;
+    let (status, report) = in_json(folder.path(), &["run", &scaler, "--model", &iris(), "--input", features]);
+    assert_eq!((status, &report["outcome"]["answer"]["json"]["prediction"]), (0, &json!([0])), "{report}");
+    assert_eq!(report["steps"].as_array().unwrap().len(), 2, "{report}");
     let features = r#"{"features": [1, 2, 3]}"#;
     let (status, report) = in_json(folder.path(), &["run", &scaler, "--model", &iris(), "--input", features]);
     assert_eq!((status, &report["outcome"]["error"]["code"]), (1, &json!("invalid_input")), "{report}");
