@@ -47,7 +47,7 @@ impl App {
         if let Some(bundle) = &config.bundle {
             plugins.import(&bundle.join("plugins")).await?;
         }
-        plugins.load_all().await?;
+        plugins.find_all().await?;
         let models = Models::new(Repository::new(store), runtime, plugins.clone(), &config);
         models.set_up(config.bundle.as_deref()).await?;
         models.load_all().await?;

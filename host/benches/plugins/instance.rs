@@ -49,7 +49,7 @@ async fn iris_with_scaler(store: &std::path::Path) -> App {
     };
     let plugin = model_nexus::plugin::NewPlugin { file: staged(scaler()), grants: Grants::default() };
     let plugin = app.plugins.add(plugin).await.unwrap();
-    let stage = StageBinding::new(plugin.plugin.reference());
+    let stage = StageBinding::new(plugin.reference());
     let iris = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../models/iris/1/model.onnx")).unwrap();
     let new = NewModel {
         id: "iris".into(),

@@ -13,7 +13,7 @@ use super::form::{FieldSpec, Form};
 use super::to_the_end;
 use crate::app::App;
 use crate::error::{Error, Result};
-use crate::plugin::{Grants, LoadedPlugin, NewPlugin};
+use crate::plugin::{Grants, KnownPlugin, NewPlugin, PluginInfo};
 
 #[derive(Deserialize)]
 pub struct PluginQuery {
@@ -51,8 +51,8 @@ pub async fn show(
     query: std::result::Result<Query<PluginQuery>, QueryRejection>,
 ) -> Result<Json<Value>> {
     let (name, version) = named(query)?;
-    let loaded = app.plugins.find(&name, version.as_deref())?;
-    let bound = app.models.bound_to(&loaded.plugin.reference());
+    let known = app.plugins.find(&name, version.as_deref())?;
+    let bound = app.models.bound_to(&known.reference());
     let bound = bound.iter().flat_map(|(model, stages)| {
         let stages = model.pipeline.stages().filter(|(name, _)| stages.contains(name));
         stages.map(|(name, stage)| {
@@ -67,7 +67,7 @@ pub async fn show(
         })
     });
     let bound: Vec<Value> = bound.collect();
-    Ok(Json(json!({ "plugin": describe(&loaded), "bound_to": bound })))
+    Ok(Json(json!({ "plugin": describe(&known), "bound_to": bound })))
 }
 
 /// Removes a version that no model is bound to.
@@ -91,23 +91,22 @@ fn named(query: std::result::Result<Query<PluginQuery>, QueryRejection>) -> Resu
     Ok((name, query.version))
 }
 
-fn describe(loaded: &LoadedPlugin) -> Value {
-    let plugin = &loaded.plugin;
-    let manifest = &plugin.manifest;
-    // Checked when the plugin was loaded; an empty one is none.
+fn describe(known: &KnownPlugin) -> Value {
+    let PluginInfo { manifest, sha256, size, contract, uploaded_at, grants, no_snapshot } = &known.info;
+    // Checked when the plugin came; an empty one is none.
     let schema: Value = serde_json::from_str(&manifest.config_schema).unwrap_or_default();
     json!({
         "name": manifest.name,
         "version": manifest.version,
-        "sha256": plugin.sha256,
-        "size": plugin.size,
-        "contract": loaded.contract,
-        "uploaded_at": loaded.uploaded_at,
+        "sha256": sha256,
+        "size": size,
+        "contract": contract,
+        "uploaded_at": uploaded_at,
         "stages": manifest.stages,
         "hosts": manifest.hosts,
-        "grants": *plugin.grants,
-        "snapshot": plugin.unfit_for_snapshots.is_none(),
-        "no_snapshot": plugin.unfit_for_snapshots,
+        "grants": grants,
+        "snapshot": no_snapshot.is_none(),
+        "no_snapshot": no_snapshot,
         "config_schema": schema,
     })
 }

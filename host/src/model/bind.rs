@@ -130,7 +130,7 @@ impl Models {
     /// Whether all plugins of a pipeline are there.
     pub(super) fn are_loaded(&self, pipeline: &Pipeline) -> bool {
         let stages = [&pipeline.preprocess, &pipeline.postprocess];
-        stages.into_iter().flatten().all(|stage| self.plugins.get(&stage.plugin).is_ok())
+        stages.into_iter().flatten().all(|stage| self.plugins.is_there(&stage.plugin))
     }
 
     /// Binds plugins to a version: each is initialised for it.
@@ -159,7 +159,7 @@ impl Models {
         model: &Arc<ModelDescription>,
     ) -> Result<Option<BoundStage>> {
         let Some(stage) = stage else { return Ok(None) };
-        let plugin = self.plugins.get(&stage.plugin)?;
+        let plugin = self.plugins.get(&stage.plugin).await?;
         let config = serde_json::to_string(&stage.config).map_err(Error::internal)?;
         let binding = Arc::new(Binding::new(plugin, Arc::clone(model), config).await?);
         check_stage(&binding, name)?;

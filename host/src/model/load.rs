@@ -205,7 +205,7 @@ impl Models {
         let plugin = self.plugins.find(IMAGE_PLUGIN, None).map_err(|_| {
             Error::new(ErrorCode::NotReady, format!("no plugin {IMAGE_PLUGIN} is loaded; start the host with --bundle"))
         })?;
-        let stage = StageBinding::new(plugin.plugin.reference());
+        let stage = StageBinding::new(plugin.reference());
         Ok(Pipeline { preprocess: Some(stage.clone()), postprocess: Some(stage), golden: None })
     }
 

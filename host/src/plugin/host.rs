@@ -176,7 +176,7 @@ async fn acquire(semaphore: &Arc<Semaphore>, limits: &PluginLimits, plugin: &str
 impl Plugin {
     /// `name@version`, as pipelines name a plugin.
     pub fn reference(&self) -> String {
-        format!("{}@{}", self.manifest.name, self.manifest.version)
+        self.manifest.reference()
     }
 
     pub(super) async fn instantiate(&self, linked: &Linked) -> Result<Guest> {

@@ -82,6 +82,11 @@ impl Manifest {
         Ok(Manifest { name, version, stages, config_schema, hosts })
     }
 
+    /// `name@version`, as pipelines name a plugin.
+    pub fn reference(&self) -> String {
+        format!("{}@{}", self.name, self.version)
+    }
+
     pub fn has(&self, stage: Stage) -> bool {
         self.stages.contains(&stage)
     }

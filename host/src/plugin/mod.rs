@@ -41,4 +41,5 @@ pub use instance::{Instance, Request, Response};
 pub use limits::PluginLimits;
 pub use manifest::{Manifest, Stage};
 pub use policy::{EgressPolicy, HostPattern, HostPatternError};
-pub use registry::{LoadedPlugin, NewPlugin, Plugins};
+pub use registry::{KnownPlugin, NewPlugin, Plugins};
+pub use repository::PluginInfo;

@@ -5,12 +5,12 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
 use tempfile::TempPath;
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore};
 
 use super::grants::Grants;
 use super::host::{Plugin, PluginHost, Wasm};
+use super::manifest::Manifest;
 use super::policy::HostPattern;
 use super::repository::{PluginEntry, PluginInfo, PluginRepository};
 use crate::digest::sha256_hex;
@@ -20,7 +20,7 @@ use crate::store::Store;
 /// Uploads that are in memory at once; a component may have tens of megabytes.
 const UPLOADS: usize = 2;
 
-/// A handle to the loaded plugins. Cloning shares them.
+/// A handle to the plugins of this host. Cloning shares them.
 #[derive(Clone)]
 pub struct Plugins {
     host: PluginHost,
@@ -28,19 +28,24 @@ pub struct Plugins {
     /// Of one component, in bytes.
     max_bytes: u64,
     uploads: Arc<Semaphore>,
-    loaded: Arc<RwLock<ByName>>,
+    known: Arc<RwLock<ByName>>,
 }
 
 /// By name, then by version.
-type ByName = BTreeMap<String, BTreeMap<String, Arc<LoadedPlugin>>>;
+type ByName = BTreeMap<String, BTreeMap<String, Arc<KnownPlugin>>>;
 
-/// A plugin that models can be bound to.
+/// A plugin that models can be bound to. It is compiled, or found compiled, when the first one is.
 #[derive(Debug)]
-pub struct LoadedPlugin {
-    pub plugin: Arc<Plugin>,
-    /// `nexus:plugin@` and the version it was built for.
-    pub contract: String,
-    pub uploaded_at: DateTime<Utc>,
+pub struct KnownPlugin {
+    pub info: PluginInfo,
+    loaded: OnceCell<Arc<Plugin>>,
+}
+
+impl KnownPlugin {
+    /// `name@version`, as pipelines name a plugin.
+    pub fn reference(&self) -> String {
+        self.info.manifest.reference()
+    }
 }
 
 /// A component on its way in.
@@ -54,66 +59,93 @@ impl Plugins {
     pub fn new(host: PluginHost, store: Store, max_bytes: u64) -> Plugins {
         let repository = PluginRepository { store };
         let uploads = Arc::new(Semaphore::new(UPLOADS));
-        Plugins { host, repository, max_bytes, uploads, loaded: Arc::default() }
+        Plugins { host, repository, max_bytes, uploads, known: Arc::default() }
     }
 
-    /// Loads every plugin in the store. One that cannot be loaded is reported and skipped.
+    /// Finds every plugin in the store. None is loaded but those that came without a sidecar; one of these that cannot be
+    /// is reported and skipped.
     ///
     /// # Errors
     /// The store cannot be read.
-    pub async fn load_all(&self) -> Result<()> {
+    pub async fn find_all(&self) -> Result<()> {
         for (entry, size) in self.repository.list().await? {
-            // Compiling is slow; what the import has compiled is not compiled again.
             if self.find(&entry.name, Some(&entry.version)).is_ok() {
                 continue;
             }
-            let loaded = if size > self.max_bytes {
+            let found = if size > self.max_bytes {
                 Err(Error::invalid_input(format!("{size} bytes are more than --max-plugin-bytes allows")))
             } else {
-                self.load(&entry).await
+                self.find_in_store(&entry).await
             };
-            if let Err(error) = loaded {
+            if let Err(error) = found {
                 tracing::error!(plugin = entry.name, version = entry.version, %error, "plugin skipped");
             }
         }
         Ok(())
     }
 
-    async fn load(&self, entry: &PluginEntry) -> Result<()> {
-        let info = self.repository.info(entry).await?;
-        let wasm = Wasm::Stored { store: self.repository.store.clone(), path: entry.component() };
-        let grants = info.as_ref().map(|info| info.grants.clone()).unwrap_or_default();
-        let plugin = self.host.load(wasm, grants).await?;
-        let path = entry.component();
-        if PluginEntry::of(&plugin) != *entry {
+    async fn find_in_store(&self, entry: &PluginEntry) -> Result<()> {
+        if let Some(info) = self.repository.info(entry).await? {
+            if PluginEntry::of(&info.manifest) != *entry {
+                let path = entry.component();
+                return Err(Error::invalid_input(format!("the sidecar of {path} is {}'s", info.manifest.reference())));
+            }
+            self.insert(info, None);
+            return Ok(());
+        }
+        let plugin = self.host.load(self.wasm(entry), Grants::default()).await?;
+        if PluginEntry::of(&plugin.manifest) != *entry {
+            let path = entry.component();
             return Err(Error::invalid_input(format!("{path} says that it is {}", plugin.reference())));
         }
-        let info = info.unwrap_or_else(|| PluginInfo::of(&plugin));
-        if info.sha256 != plugin.sha256 {
-            return Err(Error::invalid_input(format!(
-                "{path} has changed since it was uploaded: its sha256 is {}, the sidecar says {}; if the change is meant, remove plugin_info.json beside it",
-                plugin.sha256, info.sha256
-            )));
+        let info = PluginInfo::of(&plugin);
+        // A store that cannot be written to serves all the same; the sidecar is made anew at the next start.
+        if let Err(error) = self.repository.write_info(entry, &info).await {
+            tracing::warn!(plugin = plugin.reference(), %error, "the sidecar was not kept");
         }
-        self.insert(plugin, info);
+        self.insert(info, Some(plugin));
         Ok(())
+    }
+
+    fn wasm(&self, entry: &PluginEntry) -> Wasm {
+        Wasm::Stored { store: self.repository.store.clone(), path: entry.component() }
+    }
+
+    /// Loads a plugin that the store holds.
+    async fn load(&self, info: &PluginInfo) -> Result<Arc<Plugin>> {
+        let entry = PluginEntry::of(&info.manifest);
+        let plugin = self.host.load(self.wasm(&entry), info.grants.clone()).await?;
+        if info.sha256 != plugin.sha256 {
+            return Err(Error::new(
+                ErrorCode::Internal,
+                format!(
+                    "{} has changed since it was uploaded: its sha256 is {}, the sidecar says {}; if the change is meant, \
+                     remove plugin_info.json beside it and start again",
+                    entry.component(),
+                    plugin.sha256,
+                    info.sha256
+                ),
+            ));
+        }
+        tracing::info!(plugin = plugin.reference(), "plugin loaded");
+        Ok(Arc::new(plugin))
     }
 
     /// Takes an upload in: from then on models can be bound to it.
     ///
     /// # Errors
     /// `InvalidInput` where it is no plugin; `Conflict` where its name and version, or its bytes, are there already.
-    pub async fn add(&self, new: NewPlugin) -> Result<Arc<LoadedPlugin>> {
+    pub async fn add(&self, new: NewPlugin) -> Result<Arc<KnownPlugin>> {
         let _place = self.uploads.acquire().await.map_err(Error::internal)?;
         let wasm = Bytes::from(tokio::fs::read(&new.file).await.map_err(Error::internal)?);
         let hashed = wasm.clone();
         let sha256 = tokio::task::spawn_blocking(move || sha256_hex(&hashed)).await.map_err(Error::internal)?;
-        if let Some(same) = self.list().iter().find(|loaded| loaded.plugin.sha256 == sha256) {
-            let message = format!("this component is plugin {} already", same.plugin.reference());
+        if let Some(same) = self.list().iter().find(|known| known.info.sha256 == sha256) {
+            let message = format!("this component is plugin {} already", same.reference());
             return Err(Error::new(ErrorCode::Conflict, message));
         }
         let mut plugin = self.host.load(Wasm::Held(wasm.clone()), new.grants).await?;
-        let (entry, info) = (PluginEntry::of(&plugin), PluginInfo::of(&plugin));
+        let (entry, info) = (PluginEntry::of(&plugin.manifest), PluginInfo::of(&plugin));
         if !self.repository.publish(&entry, &info, wasm).await? {
             let message = format!(
                 "there is a plugin {} already, and it is another component; raise the version in its manifest",
@@ -121,8 +153,9 @@ impl Plugins {
             );
             return Err(Error::new(ErrorCode::Conflict, message));
         }
-        plugin.wasm = Wasm::Stored { store: self.repository.store.clone(), path: entry.component() };
-        Ok(self.insert(plugin, info))
+        plugin.wasm = self.wasm(&entry);
+        tracing::info!(plugin = plugin.reference(), sha256 = plugin.sha256, "plugin uploaded");
+        Ok(self.insert(info, Some(plugin)))
     }
 
     /// Removes a plugin from the host and the store. That no model is bound to it is for the caller to see to.
@@ -131,15 +164,15 @@ impl Plugins {
     /// There is none of that name and version.
     pub async fn remove(&self, name: &str, version: &str) -> Result<()> {
         let found = self.find(name, Some(version))?;
-        self.repository.remove(&PluginEntry::of(&found.plugin)).await?;
-        let mut loaded = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
+        self.repository.remove(&PluginEntry::of(&found.info.manifest)).await?;
+        let mut loaded = self.known.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(versions) = loaded.get_mut(name) {
             versions.remove(version);
             if versions.is_empty() {
                 loaded.remove(name);
             }
         }
-        tracing::info!(plugin = found.plugin.reference(), "plugin removed");
+        tracing::info!(plugin = found.reference(), "plugin removed");
         Ok(())
     }
 
@@ -151,10 +184,7 @@ impl Plugins {
     pub async fn import(&self, folder: &Path) -> Result<()> {
         let mut known = Vec::new();
         for (entry, _) in self.repository.list().await? {
-            match self.repository.info(&entry).await {
-                Ok(info) => known.extend(info.map(|info| info.sha256)),
-                Err(error) => tracing::warn!(plugin = entry.name, %error, "unreadable plugin sidecar"),
-            }
+            known.extend(self.repository.info(&entry).await?.map(|info| info.sha256));
         }
         let mut files = tokio::fs::read_dir(folder).await.map_err(|error| {
             let folder = folder.display();
@@ -179,58 +209,68 @@ impl Plugins {
             Error::new(ErrorCode::Internal, format!("bundled plugin {} asks for a host: {error}", plugin.reference()))
         })?;
         plugin.grants = Arc::new(Grants { hosts, ..Grants::default() });
-        let (entry, info) = (PluginEntry::of(&plugin), PluginInfo::of(&plugin));
+        let (entry, info) = (PluginEntry::of(&plugin.manifest), PluginInfo::of(&plugin));
         self.repository.replace(&entry, &info, wasm).await?;
-        plugin.wasm = Wasm::Stored { store: self.repository.store.clone(), path: entry.component() };
-        self.insert(plugin, info);
+        plugin.wasm = self.wasm(&entry);
+        tracing::info!(plugin = plugin.reference(), sha256 = plugin.sha256, "bundled plugin imported");
+        self.insert(info, Some(plugin));
         Ok(())
     }
 
-    fn insert(&self, plugin: Plugin, info: PluginInfo) -> Arc<LoadedPlugin> {
-        tracing::info!(plugin = plugin.reference(), sha256 = plugin.sha256, "plugin loaded");
-        let PluginInfo { name, version, contract, uploaded_at, .. } = info;
-        let plugin = Arc::new(LoadedPlugin { plugin: Arc::new(plugin), contract, uploaded_at });
-        let mut loaded = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
-        loaded.entry(name).or_default().insert(version, Arc::clone(&plugin));
-        plugin
+    fn insert(&self, info: PluginInfo, plugin: Option<Plugin>) -> Arc<KnownPlugin> {
+        let Manifest { name, version, .. } = info.manifest.clone();
+        let known = Arc::new(KnownPlugin { info, loaded: OnceCell::new_with(plugin.map(Arc::new)) });
+        let mut loaded = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        loaded.entry(name).or_default().insert(version, Arc::clone(&known));
+        known
     }
 
-    /// The plugin of that `name@version`.
+    /// The plugin of that `name@version`, loaded if it was not yet.
     ///
     /// # Errors
-    /// No such plugin is loaded; the message says which there are.
-    pub fn get(&self, reference: &str) -> Result<Arc<Plugin>> {
+    /// There is none; the message says which there are. Or what the store holds is no plugin any more.
+    pub async fn get(&self, reference: &str) -> Result<Arc<Plugin>> {
+        let known = self.look_up(reference)?;
+        known.loaded.get_or_try_init(|| self.load(&known.info)).await.cloned()
+    }
+
+    /// Whether there is a plugin of that `name@version`.
+    pub fn is_there(&self, reference: &str) -> bool {
+        self.look_up(reference).is_ok()
+    }
+
+    fn look_up(&self, reference: &str) -> Result<Arc<KnownPlugin>> {
         let (name, version) = reference.split_once('@').ok_or_else(|| self.unknown(reference))?;
-        Ok(Arc::clone(&self.find(name, Some(version))?.plugin))
+        self.find(name, Some(version))
     }
 
     /// The version asked for, or the newest: versions are compared part by part, as numbers where they are numbers.
     ///
     /// # Errors
-    /// As [`Plugins::get`].
-    pub fn find(&self, name: &str, version: Option<&str>) -> Result<Arc<LoadedPlugin>> {
+    /// There is none; the message says which there are.
+    pub fn find(&self, name: &str, version: Option<&str>) -> Result<Arc<KnownPlugin>> {
         let found = {
-            let loaded = self.loaded.read().unwrap_or_else(PoisonError::into_inner);
+            let loaded = self.known.read().unwrap_or_else(PoisonError::into_inner);
             let versions = loaded.get(name);
             match version {
                 Some(version) => versions.and_then(|versions| versions.get(version).cloned()),
                 None => versions.and_then(|versions| {
-                    versions.values().max_by_key(|loaded| version_key(&loaded.plugin.manifest.version)).cloned()
+                    versions.values().max_by_key(|known| version_key(&known.info.manifest.version)).cloned()
                 }),
             }
         };
         found.ok_or_else(|| self.unknown(&version.map_or(name.to_owned(), |version| format!("{name}@{version}"))))
     }
 
-    /// All loaded versions, by name and version.
-    pub fn list(&self) -> Vec<Arc<LoadedPlugin>> {
-        let loaded = self.loaded.read().unwrap_or_else(PoisonError::into_inner);
+    /// All versions, by name and version.
+    pub fn list(&self) -> Vec<Arc<KnownPlugin>> {
+        let loaded = self.known.read().unwrap_or_else(PoisonError::into_inner);
         loaded.values().flat_map(BTreeMap::values).cloned().collect()
     }
 
     fn unknown(&self, reference: &str) -> Error {
         let reference: String = reference.chars().take(256).collect();
-        let known: Vec<String> = self.list().iter().take(20).map(|loaded| loaded.plugin.reference()).collect();
+        let known: Vec<String> = self.list().iter().take(20).map(|known| known.reference()).collect();
         Error::not_found(format!("there is no plugin {reference:?} (name@version); plugins: {}", known.join(", ")))
     }
 }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::CONTRACT_VERSION;
 use super::grants::Grants;
 use super::host::Plugin;
+use super::manifest::Manifest;
 use crate::error::{Error, Result};
 use crate::store::Store;
 
@@ -21,21 +22,22 @@ pub(super) struct PluginRepository {
     pub(super) store: Store,
 }
 
-/// `plugin_info.json`: what the host knows of a plugin beside its component.
+/// `plugin_info.json`: what the host knows of a plugin without loading it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct PluginInfo {
-    pub(super) name: String,
-    pub(super) version: String,
-    pub(super) sha256: String,
+pub struct PluginInfo {
+    #[serde(flatten)]
+    pub manifest: Manifest,
+    /// Of the component, in lower-case hexadecimal.
+    pub sha256: String,
     /// Bytes of the component.
-    pub(super) size: usize,
-    /// The contract it was built for.
-    #[serde(alias = "wit")]
-    pub(super) contract: String,
-    #[serde(default = "Utc::now")]
-    pub(super) uploaded_at: DateTime<Utc>,
-    #[serde(default)]
-    pub(super) grants: Grants,
+    pub size: usize,
+    /// `nexus:plugin@` and the version it was built for.
+    pub contract: String,
+    pub uploaded_at: DateTime<Utc>,
+    pub grants: Grants,
+    /// Why the memory after `init` cannot be kept; `None` where it can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_snapshot: Option<String>,
 }
 
 /// One version in the store.
@@ -46,8 +48,8 @@ pub(super) struct PluginEntry {
 }
 
 impl PluginEntry {
-    pub(super) fn of(plugin: &Plugin) -> PluginEntry {
-        PluginEntry { name: plugin.manifest.name.clone(), version: plugin.manifest.version.clone() }
+    pub(super) fn of(manifest: &Manifest) -> PluginEntry {
+        PluginEntry { name: manifest.name.clone(), version: manifest.version.clone() }
     }
 
     pub(super) fn component(&self) -> String {
@@ -62,13 +64,13 @@ impl PluginEntry {
 impl PluginInfo {
     pub(super) fn of(plugin: &Plugin) -> PluginInfo {
         PluginInfo {
-            name: plugin.manifest.name.clone(),
-            version: plugin.manifest.version.clone(),
+            manifest: plugin.manifest.clone(),
             sha256: plugin.sha256.clone(),
             size: plugin.size,
             contract: format!("nexus:plugin@{CONTRACT_VERSION}"),
             uploaded_at: Utc::now(),
             grants: Grants::clone(&plugin.grants),
+            no_snapshot: plugin.unfit_for_snapshots.clone(),
         }
     }
 }
@@ -101,11 +103,23 @@ impl PluginRepository {
         Ok(whole)
     }
 
-    /// The sidecar; `None` for a component that was laid down by hand.
+    /// The sidecar; `None` for a component that was laid down by hand, and where it is not readable.
     pub(super) async fn info(&self, entry: &PluginEntry) -> Result<Option<PluginInfo>> {
         let path = entry.sidecar();
         let Some(json) = self.store.read(&path).await.map_err(Error::internal)? else { return Ok(None) };
-        serde_json::from_slice(&json).map(Some).map_err(|error| Error::internal(format!("{path}: {error}")))
+        match serde_json::from_slice(&json) {
+            Ok(info) => Ok(Some(info)),
+            Err(error) => {
+                tracing::warn!(path, %error, "unreadable plugin sidecar");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Writes the sidecar of a component that came without.
+    pub(super) async fn write_info(&self, entry: &PluginEntry, info: &PluginInfo) -> Result<()> {
+        let sidecar = serde_json::to_vec_pretty(info).map_err(Error::internal)?;
+        self.store.replace(&entry.sidecar(), sidecar.into()).await.map_err(Error::internal)
     }
 
     /// Publishes a version. Returns false, and writes nothing, where it is there already.
@@ -125,9 +139,8 @@ impl PluginRepository {
 
     /// Writes a version in place of the one that is there.
     pub(super) async fn replace(&self, entry: &PluginEntry, info: &PluginInfo, wasm: Bytes) -> Result<()> {
-        let sidecar = serde_json::to_vec_pretty(info).map_err(Error::internal)?;
         self.store.replace(&entry.component(), wasm).await.map_err(Error::internal)?;
-        self.store.replace(&entry.sidecar(), sidecar.into()).await.map_err(Error::internal)
+        self.write_info(entry, info).await
     }
 
     /// Removes a version, the component first: from then on it is not there.
