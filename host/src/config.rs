@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::author::PluginCommand;
 use crate::plugin::{HostPattern, PluginLimits};
 
 /// Serves ONNX models over HTTP, with sandboxed WebAssembly plugins around them.
@@ -23,6 +24,9 @@ pub enum Command {
     Serve(Box<Config>),
     /// Ask a running host for its health; exit with 0 if it is healthy, with 1 if not.
     Health(HealthOptions),
+    /// Write a plugin, check it and try it, without a server.
+    #[command(subcommand)]
+    Plugin(Box<PluginCommand>),
 }
 
 #[derive(Debug, Clone, Args)]
@@ -54,13 +58,8 @@ pub struct Config {
     #[arg(long, env = "NEXUS_BUNDLE", value_name = "FOLDER")]
     pub bundle: Option<PathBuf>,
 
-    /// ONNX Runtime's shared library [also ONNX_LIBRARY_PATH].
-    #[arg(long, env = "ORT_DYLIB_PATH", value_name = "FILE")]
-    pub onnxruntime: Option<PathBuf>,
-
-    /// ONNX Runtime's shared library, by the variable of the service this one replaces.
-    #[arg(long, env = "ONNX_LIBRARY_PATH", hide = true)]
-    pub onnx_library_path: Option<PathBuf>,
+    #[command(flatten)]
+    pub onnxruntime: OnnxRuntimeConfig,
 
     /// Host plugins may fetch from; repeatable. `*`: any public address; `*.example.com`: public addresses under a
     /// name; a host or address named in full may be private.
@@ -108,6 +107,18 @@ pub struct Config {
 pub enum LogFormat {
     Json,
     Text,
+}
+
+/// Where ONNX Runtime is.
+#[derive(Debug, Clone, Args)]
+pub struct OnnxRuntimeConfig {
+    /// ONNX Runtime's shared library [also ONNX_LIBRARY_PATH].
+    #[arg(long, env = "ORT_DYLIB_PATH", value_name = "FILE")]
+    pub onnxruntime: Option<PathBuf>,
+
+    /// ONNX Runtime's shared library, by the variable of the service this one replaces.
+    #[arg(long, env = "ONNX_LIBRARY_PATH", hide = true)]
+    pub onnx_library_path: Option<PathBuf>,
 }
 
 /// How models run.
@@ -286,8 +297,10 @@ impl Config {
     pub fn listen_address(&self) -> SocketAddr {
         self.listen.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], self.port)))
     }
+}
 
-    pub fn onnxruntime_library(&self) -> Option<&PathBuf> {
+impl OnnxRuntimeConfig {
+    pub fn library(&self) -> Option<&PathBuf> {
         self.onnxruntime.as_ref().or(self.onnx_library_path.as_ref())
     }
 }
@@ -371,7 +384,7 @@ mod tests {
         let args = ["model-nexus", "serve"].iter().chain(args);
         match Cli::try_parse_from(args).unwrap().command {
             Command::Serve(config) => *config,
-            Command::Health(_) => unreachable!(),
+            _ => unreachable!(),
         }
     }
 

@@ -2,6 +2,8 @@
 
 /// What a request handler may reach.
 pub mod app;
+/// The author's tools: write a plugin, check it, try it.
+pub mod author;
 /// Work on many bytes, kept off the async threads.
 pub mod blocking;
 /// Answers kept in memory.

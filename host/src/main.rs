@@ -1,4 +1,4 @@
-//! The `model-nexus` binary: options, log, start, serve.
+//! The `model-nexus` binary: options, log, start, serve; and the commands beside it.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -6,12 +6,12 @@ use std::sync::Arc;
 use model_nexus::app::App;
 use model_nexus::config::{Cli, Command, Config, HealthOptions};
 use model_nexus::model::Runtime;
-use model_nexus::{server, telemetry};
+use model_nexus::{author, server, telemetry};
 
 fn main() -> ExitCode {
     let ended = Cli::from_process().map_err(|error| format!(".env: {error}")).and_then(run);
     match ended {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(problem) => {
             eprintln!("model-nexus: {problem}");
             ExitCode::FAILURE
@@ -19,11 +19,12 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> Result<(), String> {
+fn run(cli: Cli) -> Result<ExitCode, String> {
     let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
     let ended = match cli.command {
-        Command::Serve(config) => runtime.block_on(serve(*config)),
-        Command::Health(options) => runtime.block_on(health(&options)),
+        Command::Serve(config) => runtime.block_on(serve(*config)).map(|()| ExitCode::SUCCESS),
+        Command::Health(options) => runtime.block_on(health(&options)).map(|()| ExitCode::SUCCESS),
+        Command::Plugin(command) => runtime.block_on(author::run(*command)),
     };
     // A request that outlived the drain timeout does not keep the process alive.
     runtime.shutdown_background();
@@ -34,7 +35,7 @@ async fn serve(config: Config) -> Result<(), String> {
     // Dropped last: what is still to be logged is written then.
     let _log = telemetry::start(&config.log, config.log_format)?;
     let mut asked_to_end = std::pin::pin!(server::asked_to_end().map_err(|error| error.to_string())?);
-    let runtime = Runtime::load(config.onnxruntime_library())?;
+    let runtime = Runtime::load(config.onnxruntime.library())?;
     let app = tokio::select! {
         started = App::start(config, runtime) => started.map_err(|error| error.to_string())?,
         // Nothing was taken on yet, so there is nothing to drain.

@@ -74,7 +74,10 @@ async fn predict_in_time(
 }
 
 /// Refuses what the model cannot take before anything is computed.
-fn check_payload(model: &ModelVersion, payload: &Payload) -> Result<()> {
+///
+/// # Errors
+/// What it cannot take, and what it does.
+pub fn check_payload(model: &ModelVersion, payload: &Payload) -> Result<()> {
     match payload {
         Payload::Raw(_) if model.pipeline.preprocess.is_none() => Err(Error::invalid_input(format!(
             "model {} has no preprocess plugin, so it takes `features` or `inputs`: {}",

@@ -12,8 +12,9 @@ Usage: cargo xtask <COMMAND>
 Commands:
   serve [--debug] [-- ARGS]  Build all there is and run `model-nexus serve ARGS`. --debug: a build that compiles
                              sooner and serves slower
-  test [-- ARGS]             What must pass before a change lands: format, clippy, tests, a browser on the console.
-                             ARGS go to `cargo test --workspace`
+  test [-- ARGS]             What must pass before a change lands: format, clippy, tests, plugins in other languages, a
+                             new plugin from the template, a browser on the console. ARGS go to `cargo test
+                             --workspace`
   bench [-- ARGS]            Run the serving benchmark on a release build. ARGS go to the benchmark
   build [--out DIR]          Build the host (release), the plugins and the bundle. --out: also gather what a server
                              needs in DIR: model-nexus, libonnxruntime, bundle/

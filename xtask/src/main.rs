@@ -6,6 +6,8 @@ mod args;
 mod browser;
 mod bundle;
 mod error;
+mod guests;
+mod new_plugin;
 mod onnx_runtime;
 mod plugins;
 mod process;
@@ -64,19 +66,25 @@ fn serve(debug: bool, args: Vec<String>) -> Result<()> {
 
 fn test(args: Vec<String>) -> Result<()> {
     let project = Project::locate()?;
-    let mut steps = Steps::new(7);
+    let mut steps = Steps::new(9);
     steps.run("checking the format", || process::check(project.cargo().args(["fmt", "--all", "--", "--check"])))?;
     let library = ensure_bundle(&project, &mut steps, &project.bundle())?;
     steps.run("running clippy", || {
         process::check(project.cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
     })?;
+    let guests = steps.run("building the plugins in other languages", || guests::build(&project))?;
+    if let Some(why) = guests.skipped() {
+        steps.skipped(why);
+    }
     steps.run("running the tests", || {
         let mut cargo = project.cargo();
         cargo.args(["test", "--workspace"]).args(args);
         project.runtime_env(&mut cargo, &library);
         cargo.env("NEXUS_TEST_PLUGINS", project.components());
+        guests.env(&mut cargo)?;
         process::check(&mut cargo)
     })?;
+    steps.run("making, building and running a new plugin", || new_plugin::try_out(&project, &library))?;
     let skipped = steps.run("smoke-testing the console in a browser", || browser::smoke_test(&project, &library))?;
     if let Some(why) = skipped {
         steps.skipped(why);

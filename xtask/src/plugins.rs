@@ -12,7 +12,7 @@ use crate::process;
 use crate::project::Project;
 use crate::system::{self, Packages};
 
-const TARGET: &str = "wasm32-wasip2";
+pub(crate) const TARGET: &str = "wasm32-wasip2";
 
 /// Debian 12's own Rust, and what it needs to build the standard library for WebAssembly.
 const DEBIAN_PACKAGES: [&str; 5] = ["rustc-web", "cargo-web", "rust-web-src", "wasi-libc", "lld-22"];
@@ -20,7 +20,7 @@ const DEBIAN_PACKAGES: [&str; 5] = ["rustc-web", "cargo-web", "rust-web-src", "w
 /// Builds every plugin. A component is written only when it changed, so that nothing else is rebuilt.
 pub(crate) fn build(project: &Project) -> Result<()> {
     let names = names(&project.root)?;
-    let target = project.target.join("plugins");
+    let target = target(project);
     let mut cargo = Toolchain::choose(project)?.cargo(project)?;
     cargo.args(["build", "--release", "--target", TARGET]);
     for name in &names {
@@ -43,6 +43,11 @@ pub(crate) fn build(project: &Project) -> Result<()> {
     bundle::sync(&project.components(), &wanted)
 }
 
+/// Where plugins are built. Whatever is built there shares the standard library and the SDK's dependencies.
+pub(crate) fn target(project: &Project) -> PathBuf {
+    project.target.join("plugins")
+}
+
 /// The packages under plugins/; a package is named as its folder.
 pub(crate) fn names(root: &Path) -> Result<Vec<String>> {
     let folder = root.join("plugins");
@@ -59,7 +64,7 @@ pub(crate) fn names(root: &Path) -> Result<Vec<String>> {
 
 /// Where the standard library for WebAssembly comes from.
 #[derive(Debug, PartialEq)]
-enum Toolchain {
+pub(crate) enum Toolchain {
     /// Rustup has it.
     Rustup,
     /// Debian's compiler builds it, with the component linker of rustup's toolchain.
@@ -67,7 +72,7 @@ enum Toolchain {
 }
 
 impl Toolchain {
-    fn choose(project: &Project) -> Result<Self> {
+    pub(crate) fn choose(project: &Project) -> Result<Self> {
         if has_standard_library(project) {
             return Ok(Self::Rustup);
         }
@@ -88,22 +93,26 @@ impl Toolchain {
         Ok(Self::Debian)
     }
 
-    fn cargo(&self, project: &Project) -> Result<Command> {
+    pub(crate) fn cargo(&self, project: &Project) -> Result<Command> {
         let mut cargo = match self {
             Self::Rustup => project.cargo(),
             Self::Debian => debian_cargo(project)?,
         };
         // These would hide the flags for this target.
         cargo.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
-        let flags = match self {
-            Self::Rustup => "-Ctarget-feature=+simd128",
-            Self::Debian => "-L/usr/lib/wasm32-wasi -Ctarget-feature=+simd128",
-        };
-        cargo.env("CARGO_TARGET_WASM32_WASIP2_RUSTFLAGS", flags);
+        cargo.env("CARGO_TARGET_WASM32_WASIP2_RUSTFLAGS", self.flags());
         if *self == Self::Debian {
             cargo.arg("-Zbuild-std=std,panic_abort");
         }
         Ok(cargo)
+    }
+
+    /// What the compiler is told of the target.
+    pub(crate) fn flags(&self) -> &'static str {
+        match self {
+            Self::Rustup => "-Ctarget-feature=+simd128",
+            Self::Debian => "-L/usr/lib/wasm32-wasi -Ctarget-feature=+simd128",
+        }
     }
 }
 

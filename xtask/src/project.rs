@@ -44,6 +44,11 @@ impl Project {
         self.target.join("plugins-out")
     }
 
+    /// The components built from guest-sdk/examples/, those whose toolchains are here.
+    pub(crate) fn examples(&self) -> PathBuf {
+        self.target.join("plugins-out-examples")
+    }
+
     pub(crate) fn host_binary(&self, release: bool) -> PathBuf {
         let profile = if release { "release" } else { "debug" };
         self.target.join(profile).join(format!("{HOST}{}", std::env::consts::EXE_SUFFIX))

@@ -113,12 +113,6 @@ async fn body_of(app: &App, body: Body) -> Result<Bytes> {
 }
 
 fn parse_json(app: &App, body: Bytes, parameters: Vec<(String, String)>) -> Result<Parsed> {
-    let not_a_request = |problem: &dyn std::fmt::Display| {
-        Error::invalid_input(format!(
-            "the body is not a prediction request: {problem}; expected JSON such as \
-             {{\"model_id\": \"iris\", \"features\": [5.1, 3.5, 1.4, 0.2]}} or {{\"image_url\": \"https://…\"}}"
-        ))
-    };
     let is_object = body.trim_ascii_start().first() == Some(&b'{');
     if !is_object && parameter(&parameters, "model_id").is_some() {
         // What a plugin reads need not be an object.
@@ -144,16 +138,39 @@ fn parse_json(app: &App, body: Bytes, parameters: Vec<(String, String)>) -> Resu
     if parsed.image_url.is_some() && (parsed.features.is_some() || !parsed.inputs.is_empty()) {
         return Err(Error::invalid_input("give either `image_url` or `features`/`inputs`, not both"));
     }
-    let tensors = match (parsed.features, parsed.inputs.is_empty()) {
-        (Some(_), false) => return Err(Error::invalid_input("give either `features` or `inputs`, not both")),
-        (Some(features), true) => vec![read_features(&model, features)?],
-        (None, false) => read_inputs(&model, &parsed.inputs)?,
-        (None, true) => {
-            let request = plugin::Request { content_type: "application/json".to_owned(), body, parameters };
-            return Ok(Parsed { model, payload: Payload::Raw(request) });
-        }
+    let payload = match tensors_of(&model, &parsed)? {
+        Some(tensors) => Payload::Tensors(tensors),
+        None => Payload::Raw(plugin::Request { content_type: "application/json".to_owned(), body, parameters }),
     };
-    Ok(Parsed { model, payload: Payload::Tensors(tensors) })
+    Ok(Parsed { model, payload })
+}
+
+/// The tensors in the body of a request to a model; `None` where the body is the plugin's to read.
+///
+/// # Errors
+/// A JSON object that is no prediction request, or tensors that do not fit the model.
+pub fn tensors_in(model: &ModelVersion, request: &plugin::Request) -> Result<Option<Vec<crate::tensor::Tensor>>> {
+    if !is_json(&request.content_type) || request.body.trim_ascii_start().first() != Some(&b'{') {
+        return Ok(None);
+    }
+    tensors_of(model, &serde_json::from_slice(&request.body).map_err(|error| not_a_request(&error))?)
+}
+
+/// `features` or `inputs`, of the datatypes that the model declares.
+fn tensors_of(model: &ModelVersion, body: &PredictBody<'_>) -> Result<Option<Vec<crate::tensor::Tensor>>> {
+    match (body.features, body.inputs.is_empty()) {
+        (Some(_), false) => Err(Error::invalid_input("give either `features` or `inputs`, not both")),
+        (Some(features), true) => Ok(Some(vec![read_features(model, features)?])),
+        (None, false) => read_inputs(model, &body.inputs).map(Some),
+        (None, true) => Ok(None),
+    }
+}
+
+fn not_a_request(problem: &dyn std::fmt::Display) -> Error {
+    Error::invalid_input(format!(
+        "the body is not a prediction request: {problem}; expected JSON such as \
+         {{\"model_id\": \"iris\", \"features\": [5.1, 3.5, 1.4, 0.2]}} or {{\"image_url\": \"https://…\"}}"
+    ))
 }
 
 fn default_image_model(app: &App, version: Option<&str>) -> Result<Arc<ModelVersion>> {

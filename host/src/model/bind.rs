@@ -194,7 +194,8 @@ fn check_bypass(model: &ModelVersion) -> Result<()> {
     }
 }
 
-fn describe(model: &ModelVersion) -> ModelDescription {
+/// A version as plugins are told of it.
+pub fn describe(model: &ModelVersion) -> ModelDescription {
     ModelDescription {
         id: model.id().to_owned(),
         version: model.version().to_owned(),

@@ -20,7 +20,7 @@ enum LabelFile {
 ///
 /// # Errors
 /// The file is neither of the two forms, or a key is no class index.
-pub(super) fn parse(json: &[u8]) -> Result<Vec<String>> {
+pub fn parse(json: &[u8]) -> Result<Vec<String>> {
     let file: LabelFile = serde_json::from_slice(json).map_err(|_| {
         Error::invalid_input(
             "the label file is neither a JSON list of strings ([\"cat\", \"dog\"]) nor a JSON object from class index to \

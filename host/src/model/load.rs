@@ -16,7 +16,7 @@ use super::worker::{Runtime, WorkerLimits, Workers};
 use super::{check_name, labels};
 use crate::config::{Config, EngineConfig, to_usize};
 use crate::error::{Error, ErrorCode, Result};
-use crate::onnx::{self, MetadataError};
+use crate::onnx::{self, MetadataError, ModelMetadata};
 use crate::plugin::Plugins;
 
 /// The plugin that reads images for models uploaded as image models.
@@ -213,14 +213,7 @@ impl Models {
     async fn check(&self, new: &NewModel) -> Result<ModelVersion> {
         let class_labels = new.labels.as_deref().map(labels::parse).transpose()?.unwrap_or_default();
         let file = new.file.to_path_buf();
-        let metadata = {
-            let file = file.clone();
-            tokio::task::spawn_blocking(move || onnx::read_file(&file)).await.map_err(Error::internal)?
-        };
-        let metadata = metadata.map_err(|error| match error {
-            MetadataError::Read(error) => Error::internal(error),
-            error => Error::invalid_input(error.to_string()),
-        })?;
+        let metadata = read_metadata(&file).await?;
         let sidecar = Sidecar {
             id: new.id.clone(),
             name: new.name.clone(),
@@ -312,6 +305,19 @@ impl Models {
         }
         Ok(config.pipeline)
     }
+}
+
+/// What a model's file says of itself.
+///
+/// # Errors
+/// `InvalidInput` where it is no ONNX model.
+pub(super) async fn read_metadata(file: &Path) -> Result<ModelMetadata> {
+    let file = file.to_owned();
+    let metadata = tokio::task::spawn_blocking(move || onnx::read_file(&file)).await.map_err(Error::internal)?;
+    metadata.map_err(|error| match error {
+        MetadataError::Read(error) => Error::internal(error),
+        error => Error::invalid_input(error.to_string()),
+    })
 }
 
 fn names_plugin(stage: &StageBinding, name: &str) -> bool {

@@ -1,5 +1,6 @@
 //! Models: what is loaded, where it is kept, how it comes in, and the threads that run it.
 
+mod alone;
 mod bind;
 mod labels;
 mod load;
@@ -7,7 +8,8 @@ mod registry;
 mod repository;
 mod worker;
 
-pub use bind::{Golden, Rebound};
+pub use bind::{Golden, Rebound, describe};
+pub use labels::parse as parse_labels;
 pub use load::{IMAGE_PLUGIN, Models, NewModel};
 pub use registry::{BoundPipeline, BoundStage, InputSpec, ModelVersion, Registry, Skipped};
 pub use repository::{

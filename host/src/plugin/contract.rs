@@ -12,7 +12,7 @@ use super::limits::option;
 /// The version of the package `nexus:plugin` that this host speaks.
 pub const CONTRACT_VERSION: &str = "0.1.0";
 
-const OFFERED: [&str; 9] = [
+pub(super) const OFFERED: [&str; 9] = [
     "nexus:plugin/log@",
     "nexus:plugin/types@",
     "wasi:cli/",
@@ -52,7 +52,7 @@ pub(super) fn cannot_compile(error: &wasmtime::Error) -> Error {
 }
 
 /// The custom section in which the SDK writes the contract's version.
-const VERSION_SECTION: &str = "nexus:plugin-version";
+pub(super) const VERSION_SECTION: &str = "nexus:plugin-version";
 
 /// Checks the version that a component says it was built for, before the compiler sees it.
 pub(super) fn check_version(wasm: &[u8]) -> Result<()> {

@@ -1,8 +1,10 @@
 //! The host's integration tests, one binary: real models, real components, real sockets.
 #![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
 
+mod author;
 mod cache;
 mod file_type;
+mod guests;
 mod images;
 mod invariants;
 mod models;

@@ -1,0 +1,65 @@
+//! A model by itself: out of a file, with one plugin around it, no store and no registry. What an author tries a plugin on.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use chrono::Utc;
+
+use super::bind::describe;
+use super::load::read_metadata;
+use super::registry::{BoundPipeline, BoundStage, ModelVersion, input_specs};
+use super::repository::{Pipeline, Sidecar, StageBinding};
+use super::worker::{Runtime, WorkerLimits, Workers};
+use crate::digest::sha256_of_file;
+use crate::error::{Error, Result};
+use crate::plugin::{Binding, Plugin, Stage};
+
+impl ModelVersion {
+    /// Loads a model's file, with no plugins around it yet. Its id is the file's name.
+    ///
+    /// # Errors
+    /// It is no ONNX model, or ONNX Runtime refuses it.
+    pub async fn alone(
+        runtime: &Runtime,
+        file: &Path,
+        labels: Vec<String>,
+        limits: WorkerLimits,
+    ) -> Result<ModelVersion> {
+        let metadata = read_metadata(file).await?;
+        let inputs = input_specs(&metadata.inputs)?;
+        let id = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let (path, runtime, name) = (file.to_owned(), runtime.clone(), id.clone());
+        let load = move || {
+            let size = path.metadata().map_err(Error::internal)?.len();
+            let sha256 = sha256_of_file(&path).map_err(Error::internal)?;
+            Ok::<_, Error>((size, sha256, Workers::start(&runtime, &path, &name, limits)?))
+        };
+        let (size, sha256, workers) = tokio::task::spawn_blocking(load).await.map_err(Error::internal)??;
+        let version = "0".to_owned();
+        let info = Sidecar { name: id.clone(), id, version, sha256, size, uploaded_at: Utc::now(), metadata };
+        let (serial, path) = (ModelVersion::next_serial(), file.display().to_string());
+        let pipeline = BoundPipeline::default();
+        Ok(ModelVersion { serial, info, path, inputs, labels, pipeline, workers: Arc::new(workers) })
+    }
+
+    /// Binds a plugin to all stages it has.
+    ///
+    /// # Errors
+    /// As [`Binding::new`].
+    pub async fn bind_alone(&mut self, plugin: &Arc<Plugin>, stage: &StageBinding) -> Result<Arc<Binding>> {
+        let config = serde_json::to_string(&stage.config).map_err(Error::internal)?;
+        let binding = Arc::new(Binding::new(Arc::clone(plugin), Arc::new(describe(self)), config).await?);
+        let bound = |name| {
+            let filled = plugin.manifest.has(name);
+            filled.then(|| BoundStage { binding: Arc::clone(&binding), on_failure: stage.on_failure })
+        };
+        let (preprocess, postprocess) = (bound(Stage::Preprocess), bound(Stage::Postprocess));
+        let configured = Pipeline {
+            preprocess: preprocess.as_ref().map(|_| stage.clone()),
+            postprocess: postprocess.as_ref().map(|_| stage.clone()),
+            golden: None,
+        };
+        self.pipeline = BoundPipeline { preprocess, postprocess, configured };
+        Ok(binding)
+    }
+}
