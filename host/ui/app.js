@@ -287,5 +287,5 @@ byId("add-file").addEventListener("change", ({ target }) => {
 });
 
 byId("models-refresh").addEventListener("click", () => loadModels());
+whenModelsLoad(checkHealth);
 loadModels();
-checkHealth();

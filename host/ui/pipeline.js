@@ -1,6 +1,6 @@
 // A model's pipeline: what is bound to it, and the form that binds and unbinds plugins.
 
-import { byId, call, CallError, element, facts, fillSelect, folded, isObject, jsonBody, list, showError } from "./common.js";
+import { byId, call, CallError, element, fillSelect, folded, isObject, jsonBody, list, showError } from "./common.js";
 import { loadModels, models, whenModelButton, whenModelsLoad } from "./models.js";
 import { plugins, whenPluginsLoad } from "./plugins.js";
 
@@ -9,10 +9,14 @@ const modelSelect = byId("pipeline-model");
 const form = byId("pipeline-form");
 const golden = byId("pipeline-golden");
 const same = byId("postprocess-same");
+const sameField = byId("postprocess-same-field");
 
 const pluginOf = (stage) => byId(`${stage}-plugin`);
 const configOf = (stage) => byId(`${stage}-config`);
 const failureOf = (stage) => byId(`${stage}-failure`);
+
+/** Whether postprocess takes what preprocess has, which only a plugin of both stages offers. */
+const isShared = () => same.checked && !sameField.hidden;
 
 /** What the form was filled for, as the select has it, and the question that is under way. */
 let filledFor = null;
@@ -35,26 +39,28 @@ const triedWith = {
   none: "nothing: there is no golden request, so preprocess has not run yet",
 };
 
-function stageOf({ pipeline, init }, stage) {
+function boundStage({ pipeline, init: inits }, stage) {
   const binding = pipeline?.[stage];
   if (!isObject(binding)) return null;
-  const from = init?.[stage] === "snapshot" ? "init: once, snapshotted" : `init: in ${init?.[stage] ?? "an unknown way"}`;
+  const init = inits?.[stage] === "snapshot" ? "once, then copied from a snapshot" : `in ${inits?.[stage]}`;
   return element("div", {},
-    element("span", { className: "mono", textContent: binding.plugin }),
-    element("p", { className: "hint", textContent: `${from} · on failure: ${binding.on_failure ?? "fail"}` }),
+    element("p", {}, element("span", { className: "stage", textContent: `${stage} ` }), element("span", { className: "mono", textContent: binding.plugin })),
+    element("p", { className: "hint", textContent: `On failure: ${binding.on_failure ?? "fail"}. Init: ${init}.` }),
     binding.config ? folded("Configuration", binding.config) : null);
 }
 
 /** One version of the answer to GET, PUT or DELETE. */
 function boundVersion(bound) {
-  const rows = stages.map((stage) => [stage, stageOf(bound, stage)]);
-  const isEmpty = rows.every(([, shown]) => shown === null);
+  const shown = stages.map((stage) => boundStage(bound, stage)).filter(Boolean);
+  const hint = (textContent) => element("p", { className: "hint", textContent });
   return element(
     "div",
     { className: "bound" },
     element("p", { className: "name", textContent: `Version ${bound.version}` }),
-    isEmpty ? element("p", { className: "hint", textContent: "No plugins: the model takes features and answers with its outputs." }) : null,
-    isEmpty ? null : facts([...rows, ["tried with", bound.golden && (triedWith[bound.golden] ?? bound.golden)]]),
+    shown.length
+      ? element("div", { className: "halves" }, ...shown)
+      : hint("No plugins: the model takes features and answers with its outputs."),
+    shown.length && bound.golden ? hint(`Tried with ${triedWith[bound.golden] ?? bound.golden}.`) : null,
   );
 }
 
@@ -74,16 +80,15 @@ function fillPlugins(stage, chosen = pluginOf(stage).value) {
 /** Shows the fields that what is chosen needs, and the schema of each chosen plugin's configuration. */
 function arrange() {
   const before = plugins.find((plugin) => plugin.reference === pluginOf("preprocess").value);
-  const canShare = list(before?.stages).includes("postprocess");
-  byId("postprocess-same-field").hidden = !canShare;
-  if (!canShare) same.checked = false;
-  for (const part of ["plugin", "config"]) byId(`postprocess-${part}-field`).hidden = same.checked;
+  sameField.hidden = !list(before?.stages).includes("postprocess");
+  for (const part of ["plugin", "config"]) byId(`postprocess-${part}-field`).hidden = isShared();
   for (const stage of stages) {
     const chosen = pluginOf(stage).value;
     const schema = plugins.find((plugin) => plugin.reference === chosen)?.config_schema;
-    const isShown = isObject(schema) && !(stage === "postprocess" && same.checked);
+    const takesOther = stage === "postprocess" && isShared();
+    const isShown = isObject(schema) && !takesOther;
     byId(`${stage}-schema`).replaceChildren(...(isShown ? [folded("Schema of the configuration", schema)] : []));
-    configOf(stage).disabled = failureOf(stage).disabled = !chosen && !(stage === "postprocess" && same.checked);
+    configOf(stage).disabled = failureOf(stage).disabled = !chosen && !takesOther;
   }
 }
 
@@ -120,7 +125,7 @@ const objectOf = (fields) =>
   `{${fields.filter(([, json]) => json !== undefined).map(([name, json]) => `${JSON.stringify(name)}:${json}`).join(",")}}`;
 
 function stageJson(stage) {
-  const source = stage === "postprocess" && same.checked ? "preprocess" : stage;
+  const source = stage === "postprocess" && isShared() ? "preprocess" : stage;
   if (!pluginOf(source).value) return undefined;
   const title = `The configuration of ${source}`;
   return objectOf([
@@ -139,6 +144,7 @@ function pipelineJson() {
 
 /** Asks about the chosen model's pipeline, and shows what is bound then. Only the newest question is heard. */
 async function ask(options, doing, onAnswer) {
+  if (!modelSelect.value) return;
   const question = ++newestQuestion;
   const chosen = modelSelect.value;
   const status = byId("pipeline-status");
@@ -179,6 +185,9 @@ function showChosen() {
 
 const isBusy = () => byId("pipeline-bind").hasAttribute("aria-disabled");
 
+/** Shows what is bound now, and leaves the form as it is. */
+const lookAgain = () => isBusy() || ask(undefined, "", () => "");
+
 form.addEventListener("submit", (event) => {
   event.preventDefault();
   if (isBusy()) return;
@@ -198,16 +207,18 @@ byId("pipeline-unbind").addEventListener("click", () => {
 });
 
 modelSelect.addEventListener("change", showChosen);
+for (const refresh of ["models-refresh", "plugins-refresh"]) byId(refresh).addEventListener("click", lookAgain);
 for (const field of [...stages.map(pluginOf), same]) field.addEventListener("change", arrange);
 
-whenModelsLoad(() => {
+whenModelsLoad((fresh) => {
   const options = [];
   for (const [id, versions] of Map.groupBy(models, (model) => model.id)) {
     options.push([JSON.stringify([id, null]), versions.length > 1 ? `${id}, all versions` : id]);
     if (versions.length > 1) options.push(...versions.map((model) => [model.key, `${id}, version ${model.version}`]));
   }
   fillSelect(modelSelect, options);
-  if (modelSelect.value && modelSelect.value !== filledFor) showChosen();
+  if (modelSelect.value !== filledFor) showChosen();
+  else if (fresh && JSON.parse(filledFor)[0] === fresh.id) lookAgain();
 });
 
 whenPluginsLoad(() => {
