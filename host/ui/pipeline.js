@@ -142,13 +142,17 @@ function pipelineJson() {
   return objectOf([...bound, ["golden", typed(golden, "The golden request")]]);
 }
 
-/** Asks about the chosen model's pipeline, and shows what is bound then. Only the newest question is heard. */
+/**
+ * Asks about the chosen model's pipeline, or to change it, and shows what is bound then. Only the newest question is heard;
+ * while one changes something, no other can be asked.
+ */
 async function ask(options, doing, onAnswer) {
   if (!modelSelect.value) return;
   const question = ++newestQuestion;
   const chosen = modelSelect.value;
   const status = byId("pipeline-status");
   const buttons = [byId("pipeline-bind"), byId("pipeline-unbind")];
+  modelSelect.disabled = options !== undefined;
   byId("pipeline-error").replaceChildren();
   status.classList.remove("good");
   status.textContent = doing;
@@ -164,7 +168,10 @@ async function ask(options, doing, onAnswer) {
     status.textContent = "";
     showError(byId("pipeline-error"), error);
   } finally {
-    if (question === newestQuestion) buttons.forEach((button) => button.removeAttribute("aria-disabled"));
+    if (question === newestQuestion) {
+      buttons.forEach((button) => button.removeAttribute("aria-disabled"));
+      modelSelect.disabled = false;
+    }
   }
 }
 
@@ -227,9 +234,10 @@ whenPluginsLoad(() => {
 });
 
 whenModelButton("pipeline", (model) => {
+  byId("pipeline").scrollIntoView();
+  if (modelSelect.disabled) return; // The section says what it is doing.
   modelSelect.value = model.key;
   if (modelSelect.selectedIndex === -1) modelSelect.value = JSON.stringify([model.id, null]);
-  modelSelect.focus();
-  byId("pipeline").scrollIntoView();
+  modelSelect.focus({ preventScroll: true });
   showChosen();
 });
