@@ -23,8 +23,7 @@ pub fn router(app: Arc<App>) -> Result<Router> {
     let cors = cors(&app.config.cors_allow_origins)?;
     let router = Router::new()
         .route("/", get(http::ui::page))
-        .route("/ui/style.css", get(http::ui::style))
-        .route("/ui/app.js", get(http::ui::script))
+        .route("/ui/{file}", get(http::ui::asset))
         .route("/predict", post(http::predict::predict))
         .route("/upload", post(http::upload::upload_image_model))
         .route("/models", get(http::models::list))

@@ -1,304 +1,11 @@
-// The page's behaviour. Every text that comes from the server goes in with textContent: labels, names and errors are
-// written by strangers. Addresses are relative, so the page also works behind a proxy that puts a path before it.
+// The page: predictions of pictures and of features, and uploads of models. What the modules share is in common.js.
 
-const byId = (id) => document.getElementById(id);
-
-/** An element with properties and children; a child that is a string becomes a text node, null is left out. */
-function element(tag, properties = {}, ...children) {
-  const node = Object.assign(document.createElement(tag), properties);
-  node.append(...children.filter((child) => child !== null && child !== undefined));
-  return node;
-}
-
-const percent = new Intl.NumberFormat("en", { style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1 });
-const decimal = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
-const share = (value) => (value > 0 && value < 0.001 ? "<0.1%" : percent.format(value));
-const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
-const list = (value) => (Array.isArray(value) ? value : []);
-const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
-const milliseconds = (ms) => (ms >= 100 ? `${Math.round(ms)} ms` : `${decimal.format(ms)} ms`);
-const bytes = (size) =>
-  size >= 1e6 ? `${decimal.format(size / 1e6)} MB` : size >= 1e3 ? `${decimal.format(size / 1e3)} kB` : `${size} bytes`;
-const shorten = (text, limit) => (text.length > limit ? `${text.slice(0, limit)}…` : text);
-
-// ---- Talking to the server ------------------------------------------------------------------------------------------
-
-/** What the server refused, or why it could not be asked. */
-class CallError extends Error {
-  constructor(message, { status, code, requestId } = {}) {
-    super(message);
-    Object.assign(this, { status, code, requestId });
-  }
-}
-
-/** The JSON of an answer; throws a CallError for anything but a success with a JSON object in it. */
-function readAnswer(status, text, header) {
-  let body = null;
-  try {
-    body = JSON.parse(text);
-  } catch {
-    // Not JSON: a proxy's own error page, most likely. It is reported below.
-  }
-  const requestId = body?.request_id ?? header("x-request-id") ?? undefined;
-  if (status >= 200 && status < 300 && isObject(body)) return { body, requestId };
-  const message = isObject(body) && body.error ? String(body.error) : shorten(text.trim(), 300) || "The answer was empty.";
-  throw new CallError(message, { status, code: body?.code, requestId });
-}
-
-async function call(path, options) {
-  const started = performance.now();
-  let response, text;
-  try {
-    response = await fetch(path, options);
-    text = await response.text();
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new CallError("The server did not answer. Is it still running?");
-  }
-  const roundTrip = performance.now() - started;
-  const answer = readAnswer(response.status, text, (name) => response.headers.get(name));
-  return { ...answer, roundTrip, cache: response.headers.get("x-cache")?.toLowerCase() };
-}
-
-const callWithJson = (path, body, signal) =>
-  call(path, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body), signal });
-
-/** POSTs a form with XMLHttpRequest, which reports progress where fetch does not. `onProgress` gets a share of 1. */
-function upload(path, form, onProgress) {
-  return new Promise((resolve, reject) => {
-    const request = new XMLHttpRequest();
-    request.open("POST", path);
-    request.upload.addEventListener("progress", (event) => {
-      if (event.lengthComputable) onProgress(event.loaded / event.total);
-    });
-    request.upload.addEventListener("load", () => onProgress(1));
-    request.addEventListener("load", () => {
-      try {
-        resolve(readAnswer(request.status, request.responseText, (name) => request.getResponseHeader(name)));
-      } catch (error) {
-        reject(error);
-      }
-    });
-    request.addEventListener("error", () => {
-      reject(new CallError("The connection broke before the server answered. Is the file over the server's size limit?"));
-    });
-    request.send(form);
-  });
-}
-
-// ---- Showing answers and errors -------------------------------------------------------------------------------------
-
-function showError(place, error) {
-  const origin = [error.status && `HTTP ${error.status}`, error.code].filter(Boolean).join(" · ");
-  const requestId = error.requestId && element("span", { className: "mono", textContent: error.requestId });
-  place.replaceChildren(
-    element(
-      "div",
-      { className: "error" },
-      element("p", { className: "message", textContent: error.message }),
-      origin || requestId
-        ? element("p", { className: "origin" }, origin, requestId ? `${origin && " · "}request ` : "", requestId || null)
-        : null,
-    ),
-  );
-}
-
-function facts(rows) {
-  const terms = rows.filter(([, value]) => value !== null && value !== undefined && value !== "");
-  return element(
-    "dl",
-    { className: "facts" },
-    ...terms.flatMap(([term, value]) => [
-      element("dt", { textContent: term }),
-      value instanceof Node ? element("dd", {}, value) : element("dd", { textContent: value }),
-    ]),
-  );
-}
-
-function bar({ label, index, confidence }) {
-  const fill = element("span");
-  fill.style.setProperty("--share", isNumber(confidence) ? Math.min(Math.max(confidence, 0), 1) : 0);
-  const name = element("span", { className: "label" }, String(label ?? `class ${index ?? "?"}`));
-  if (label !== undefined && index !== undefined) name.append(element("small", { textContent: `#${index}` }));
-  return element(
-    "li",
-    {},
-    name,
-    element("span", { className: "value", textContent: isNumber(confidence) ? share(confidence) : "" }),
-    element("span", { className: "track", ariaHidden: "true" }, fill),
-  );
-}
-
-/** The one thing to say about an answer, if there is one: its label, or a prediction that is a single value. */
-function headlineOf(body) {
-  const first = body.predicted_label ?? body.label ?? body.prediction ?? body.predictions;
-  let value = first;
-  while (Array.isArray(value) && value.length === 1) value = value[0];
-  return value === undefined || value === null || typeof value === "object" ? null : String(value);
-}
-
-const shownElsewhere = new Set(["predicted_label", "confidence", "top_k", "model_id", "version", "latency_ms", "request_id", "timestamp"]);
-
-/** Shows an answer of `POST /predict`, whatever it holds, and returns the sentence to read out. */
-function showAnswer(place, { body, requestId, roundTrip, cache }) {
-  const headline = headlineOf(body);
-  const confidence = isNumber(body.confidence) ? share(body.confidence) : "";
-  const bars = list(body.top_k).filter(isObject);
-  const others = Object.entries(body).filter(([key]) => !shownElsewhere.has(key));
-  const mono = (text) => element("span", { className: "mono", textContent: text });
-  const cacheBadge = cache && element("span", { className: cache === "hit" ? "badge good" : "badge", textContent: cache });
-  cacheBadge?.setAttribute("data-cache", cache);
-
-  place.replaceChildren(
-    element(
-      "div",
-      { className: "answer" },
-      headline === null
-        ? null
-        : element("p", { className: "headline" },
-            element("strong", { textContent: headline }),
-            confidence ? element("span", { textContent: confidence }) : null),
-      bars.length
-        // A long list scrolls, and the keyboard has to reach it for that.
-        ? element("ol", { className: "bars", ariaLabel: "The most likely labels", tabIndex: bars.length > 8 ? 0 : -1 }, ...bars.map(bar))
-        : null,
-      facts([
-        ...others.map(([key, value]) => [key, mono(shorten(JSON.stringify(value), 2000))]),
-        ["Model", [body.model_id, body.version].filter((part) => part !== undefined && part !== null).join(" · ")],
-        ["Latency", isNumber(body.latency_ms) ? `${milliseconds(body.latency_ms)} in the server` : null],
-        ["Round trip", milliseconds(roundTrip)],
-        ["Cache", cacheBadge],
-        ["Request", requestId ? mono(String(requestId)) : null],
-      ]),
-      element("details", {},
-        element("summary", { textContent: "Answer as JSON" }),
-        element("pre", { tabIndex: 0, textContent: shorten(JSON.stringify(body, null, 2), 50_000) })),
-    ),
-  );
-  place.hidden = false;
-  return headline === null ? "The answer is here." : `${headline}${confidence && `, ${confidence}`}`;
-}
-
-/**
- * A place that shows the answer to the newest question only: asking again drops the one before. `ask` gets a signal and
- * resolves to an answer; the result is whether it came.
- */
-function asker(prefix, submit) {
-  const region = byId(`${prefix}-result`);
-  const status = byId(`${prefix}-status`);
-  const errorPlace = byId(`${prefix}-error`);
-  const answerPlace = byId(`${prefix}-answer`);
-  let current = null;
-
-  const fail = (error) => {
-    status.textContent = "";
-    answerPlace.hidden = true;
-    showError(errorPlace, error);
-  };
-
-  const run = async (ask) => {
-    current?.abort();
-    const mine = (current = new AbortController());
-    region.setAttribute("aria-busy", "true");
-    submit.setAttribute("aria-disabled", "true");
-    errorPlace.replaceChildren();
-    status.textContent = "Predicting…";
-    try {
-      const answer = await ask(mine.signal);
-      if (current !== mine) return false;
-      status.textContent = showAnswer(answerPlace, answer);
-      status.classList.add("visually-hidden"); // The answer below says the same to those who see it.
-      return true;
-    } catch (error) {
-      if (current === mine && error.name !== "AbortError") fail(error);
-      return false;
-    } finally {
-      if (current === mine) {
-        current = null;
-        region.setAttribute("aria-busy", "false");
-        submit.removeAttribute("aria-disabled");
-      }
-    }
-  };
-
-  return {
-    fail,
-    ask: (question) => {
-      status.classList.remove("visually-hidden");
-      return run(question);
-    },
-  };
-}
-
-// ---- Models ---------------------------------------------------------------------------------------------------------
-
-/** The models as this page uses them. A field that the server leaves out gets a kind default. */
-let models = [];
-
-function readModel(raw) {
-  const id = String(raw.id ?? raw.name ?? "");
-  const version = String(raw.version ?? "");
-  const tensors = (value) =>
-    list(value).filter(isObject).map((tensor) => ({
-      name: String(tensor.name ?? ""),
-      datatype: String(tensor.datatype ?? tensor.dtype ?? "?"),
-      shape: Array.isArray(tensor.shape) ? tensor.shape : null,
-    }));
-  const inputs = tensors(raw.info?.inputs);
-  // The pipeline may come as a yes or no, a plugin's name, a list of names or an object of stages; absent is not "no".
-  const stages = Object.values(isObject(raw.pipeline) || Array.isArray(raw.pipeline) ? raw.pipeline : [raw.pipeline]).filter(Boolean);
-  const plugins = [...new Set(stages.filter((stage) => typeof stage === "string"))];
-  const hasPipeline = raw.pipeline === undefined ? undefined : stages.length > 0;
-  const takesPictures = inputs.length === 0 || inputs.some((input) => input.shape?.length === 4);
-  return {
-    id,
-    version,
-    key: JSON.stringify([id, version]),
-    name: String(raw.name ?? id),
-    pipeline: hasPipeline ? plugins.join(", ") || "pipeline" : null,
-    isDefault: Boolean(raw.default_image_model),
-    // A picture needs a pipeline that decodes it; where the server does not say, the shape decides.
-    forImages: Boolean(raw.default_image_model) || (takesPictures && hasPipeline !== false),
-    inputs,
-    outputs: tensors(raw.info?.outputs),
-  };
-}
-
-const shapeText = (shape) => (shape ? `[${shape.map((size) => (size === null ? -1 : size)).join(", ")}]` : "");
-
-function tensorRows(term, tensors) {
-  return tensors.flatMap((tensor, position) => [
-    element("dt", { textContent: position === 0 ? term : "" }),
-    element("dd", { className: "mono" },
-      tensor.name, " ", element("span", { textContent: `${tensor.datatype} ${shapeText(tensor.shape)}` })),
-  ]);
-}
-
-function modelRow(model, fresh) {
-  const badges = [
-    model.isDefault ? element("span", { className: "badge accent", textContent: "default for images" }) : null,
-    model.pipeline ? element("span", { className: "badge", textContent: model.pipeline }) : null,
-  ].filter(Boolean);
-  const tryIt = element("button", { type: "button", className: "quiet" },
-    "Try it", element("span", { className: "visually-hidden", textContent: `: ${model.name}, version ${model.version}` }));
-  tryIt.addEventListener("click", () => tryModel(model));
-  const row = element(
-    "li",
-    { className: fresh ? "fresh" : "" },
-    element("div", { className: "who" },
-      element("div", {},
-        element("p", { className: "name", textContent: model.name }),
-        element("p", { className: "ids mono", textContent: model.version ? `${model.id} · ${model.version}` : model.id }),
-        badges.length ? element("p", { className: "badges" }, ...badges) : null),
-      tryIt),
-    model.inputs.length + model.outputs.length
-      ? element("dl", {}, ...tensorRows("in", model.inputs), ...tensorRows("out", model.outputs))
-      : null,
-  );
-  row.dataset.id = model.id;
-  row.dataset.version = model.version;
-  return row;
-}
+import { asker } from "./answer.js";
+import { byId, bytes, CallError, fillSelect, isNumber, isObject, jsonBody, multipart, predict, uploadForm } from "./common.js";
+import { checkHealth } from "./health.js";
+import { loadModels, models, shapeText, whenModelButton, whenModelsLoad } from "./models.js";
+import "./pipeline.js";
+import "./plugins.js";
 
 function tryModel(model) {
   const [select, field] = model.forImages
@@ -311,12 +18,7 @@ function tryModel(model) {
   field.focus();
 }
 
-/** Puts options into a select and keeps what was chosen, where it is still there. */
-function fillSelect(select, options, chosen = select.value) {
-  select.replaceChildren(...options.map(([value, textContent]) => element("option", { value, textContent })));
-  select.value = chosen;
-  if (select.selectedIndex === -1) select.selectedIndex = 0;
-}
+whenModelButton("try", tryModel);
 
 function fillImageModels() {
   const standard = models.find((model) => model.isDefault);
@@ -328,34 +30,18 @@ function fillImageModels() {
   fillSelect(byId("image-model"), options);
 }
 
-/** Loads and shows the models. `fresh` is the id and version of one just uploaded, to be marked and chosen. */
-async function loadModels(fresh) {
-  const region = byId("models-list");
-  try {
-    const { body } = await call("models");
-    models = list(body.models).filter(isObject).map(readModel);
-  } catch (error) {
-    byId("models-empty").hidden = true;
-    showError(byId("models-error"), error);
-    return;
-  }
-  const isFresh = (model) => fresh && model.id === fresh.id && (!fresh.version || model.version === fresh.version);
-  const freshModel = models.find(isFresh);
-  byId("models-error").replaceChildren();
-  byId("models-count").textContent = models.length;
-  byId("models-empty").hidden = models.length > 0;
-  region.replaceChildren(...models.map((model) => modelRow(model, isFresh(model))));
-  const freshRow = region.querySelector(".fresh");
-  if (freshRow) region.scrollTop = freshRow.offsetTop - region.offsetTop;
+/** What the form for features asks for depends on the model and its plugin; a change of either empties it. */
+let prefilledFor = "";
 
+whenModelsLoad((fresh) => {
   fillImageModels();
   const select = byId("features-model");
-  const before = select.value;
   // What was chosen stays; the first choice is a model that features can be typed for.
-  const wanted = fresh?.choose && freshModel ? freshModel.key : before || models.find((model) => !model.forImages)?.key;
+  const wanted = (fresh?.choose && fresh.model?.key) || select.value || models.find((model) => !model.forImages)?.key;
   fillSelect(select, models.map((model) => [model.key, `${model.id}${model.version && `, version ${model.version}`}`]), wanted);
-  if (select.value !== before) prefillFeatures();
-}
+  const model = chosenModel();
+  if (prefilledFor !== JSON.stringify([model?.key, model?.preprocess])) prefillFeatures();
+});
 
 // ---- Predict an image -----------------------------------------------------------------------------------------------
 
@@ -401,13 +87,13 @@ function imageQuestion() {
   const which = { ...(model_id && { model_id }), ...(version && { version }) };
   if (!imageFile) {
     const body = { image_url: imageUrl.value.trim(), ...which, top_k: topK };
-    return (signal) => callWithJson("predict", body, signal);
+    return (signal) => predict("", { ...jsonBody(JSON.stringify(body)), signal });
   }
   const form = new FormData();
   for (const [name, value] of Object.entries(which)) form.append(name, value);
   form.append("top_k", topK);
   form.append("image", imageFile, imageFile.name || "picture");
-  return (signal) => call("predict", { method: "POST", body: form, signal });
+  return (signal) => predict("", { body: form, signal });
 }
 
 imageForm.addEventListener("submit", async (event) => {
@@ -486,11 +172,21 @@ function prefillFeatures() {
   const inputs = model?.inputs ?? [];
   const hint = byId("features-hint");
   const total = inputs.reduce((sum, input) => sum + elements(input), 0);
+  prefilledFor = JSON.stringify([model?.key, model?.preprocess]);
   features.value = "";
-  if (inputs.length === 0) {
+  features.removeAttribute("aria-invalid");
+  byId("request-file").value = "";
+  byId("request-file-field").hidden = !model?.preprocess;
+  byId("features-label").textContent = model?.preprocess ? "Request, as JSON" : "Features, as JSON";
+  if (model?.preprocess) {
+    const takes = inputs.map((input) => `${input.name} ${input.datatype} ${shapeText(input.shape)}`).join(", ");
+    hint.textContent =
+      `Goes to ${model.preprocess} as it is. An object with features or inputs goes past it, to the model itself: ${takes}.` +
+      (model.forImages ? " Predict an image above." : "");
+  } else if (inputs.length === 0) {
     hint.textContent = model ? "The server does not say what this model takes. An array goes out as features, an object as inputs." : "";
   } else if (total > mostZeros) {
-    hint.textContent = `Takes ${total.toLocaleString("en")} values, too many to type.${model.forImages ? " Predict an image above." : ""}`;
+    hint.textContent = `Takes ${total.toLocaleString("en")} values, too many to type.`;
   } else if (inputs.length === 1) {
     const [input] = inputs;
     // One row of a table is written without the brackets of the batch around it.
@@ -509,75 +205,54 @@ byId("features-model").addEventListener("change", prefillFeatures);
 byId("features-form").addEventListener("submit", (event) => {
   event.preventDefault();
   features.removeAttribute("aria-invalid");
-  let values = null;
-  let problem = "Expected a JSON array, or an object with an entry for each input.";
+  const question = chosenModel()?.preprocess ? pluginQuestion() : featuresQuestion();
+  if (question) featuresAsker.ask(question);
+});
+
+/** What was typed, as a value; null if it is no JSON or not what `isFit` wants, which is shown then. */
+function typedJson(isFit, expected) {
+  let problem = expected;
   try {
-    values = JSON.parse(features.value);
+    const value = JSON.parse(features.value);
+    if (isFit(value)) return value;
   } catch (error) {
     problem = `This is not JSON yet: ${error.message}`;
   }
-  if (values === null || typeof values !== "object") {
-    features.setAttribute("aria-invalid", "true");
-    featuresAsker.fail(new CallError(problem));
-    features.focus();
-    return;
-  }
+  features.setAttribute("aria-invalid", "true");
+  featuresAsker.fail(new CallError(problem));
+  features.focus();
+  return null;
+}
+
+function featuresQuestion() {
   const [model_id, version] = JSON.parse(byId("features-model").value);
+  const isFit = (value) => Array.isArray(value) || isObject(value);
+  const values = typedJson(isFit, "Expected a JSON array, or an object with an entry for each input.");
+  if (values === null) return null;
   const body = { model_id, ...(version && { version }), ...(Array.isArray(values) ? { features: values } : { inputs: values }) };
-  featuresAsker.ask((signal) => callWithJson("predict", body, signal));
-});
-
-// ---- Upload ---------------------------------------------------------------------------------------------------------
-
-/** Wires an upload form: `toForm` makes the multipart form, `onDone` gets the answer and returns the sentence to show. */
-function uploadForm(prefix, path, toForm, onDone) {
-  const form = byId(`${prefix}-form`);
-  const submit = byId(`${prefix}-submit`);
-  const status = byId(`${prefix}-status`);
-  const progress = byId(`${prefix}-progress`);
-  const meter = progress.firstElementChild;
-  let busy = false;
-
-  form.addEventListener("submit", async (event) => {
-    event.preventDefault();
-    if (busy) return;
-    busy = true;
-    submit.setAttribute("aria-disabled", "true");
-    byId(`${prefix}-error`).replaceChildren();
-    status.classList.remove("good");
-    status.textContent = "Uploading…";
-    meter.value = 0;
-    progress.hidden = false;
-    try {
-      const answer = await upload(path, toForm(), (done) => {
-        meter.value = done * 100;
-        if (done === 1) status.textContent = "Uploaded. The server is checking the model…";
-      });
-      status.textContent = await onDone(answer.body);
-      status.classList.add("good");
-      form.reset();
-    } catch (error) {
-      status.textContent = "";
-      showError(byId(`${prefix}-error`), error);
-    } finally {
-      busy = false;
-      progress.hidden = true;
-      submit.removeAttribute("aria-disabled");
-    }
-  });
+  return (signal) => predict("", { ...jsonBody(JSON.stringify(body)), signal });
 }
 
-/** A multipart form with the fields first, so that a server that reads it as it comes knows whose file follows. */
-function multipart(fields, files) {
-  const form = new FormData();
-  for (const [name, value] of Object.entries(fields)) form.append(name, value);
-  for (const [name, input] of Object.entries(files)) if (input.files[0]) form.append(name, input.files[0]);
-  return form;
+/** A request for a plugin to read: nothing is added to it, so the model is named beside it. */
+function pluginQuestion() {
+  const [model_id, version] = JSON.parse(byId("features-model").value);
+  const which = { model_id, ...(version && { version }) };
+  const file = byId("request-file");
+  if (file.files[0]) {
+    const body = multipart(which, { file });
+    return (signal) => predict("", { body, signal });
+  }
+  if (typedJson((value) => value !== null, "Expected a request, not null.") === null) return null;
+  const options = jsonBody(features.value);
+  return (signal) => predict(`?${new URLSearchParams(which)}`, { ...options, signal });
 }
+
+// ---- Upload a model -------------------------------------------------------------------------------------------------
 
 uploadForm(
   "upload",
   "upload",
+  "model",
   () => multipart({}, { labels: byId("upload-labels"), model: byId("upload-model") }),
   async ({ model, model_id, version, labels }) => {
     const id = model_id ?? model?.id ?? (typeof model === "string" ? model : undefined);
@@ -591,6 +266,7 @@ uploadForm(
 uploadForm(
   "add",
   "models/upload",
+  "model",
   () => {
     const id = byId("add-id").value.trim();
     const fields = { id, name: byId("add-name").value.trim() || id, version: byId("add-version").value.trim() };
@@ -611,4 +287,5 @@ byId("add-file").addEventListener("change", ({ target }) => {
 });
 
 byId("models-refresh").addEventListener("click", () => loadModels());
+whenModelsLoad(checkHealth);
 loadModels();

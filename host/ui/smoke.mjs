@@ -1,26 +1,28 @@
 // Drives the web page of the real binary in Chromium: `npm ci && MODEL_NEXUS_BIN=… npm run smoke`.
 //
-//   MODEL_NEXUS_BIN  the binary (default: target/release/model-nexus); it inherits ORT_DYLIB_PATH, NEXUS_BUNDLE and the rest
-//   CHROMIUM         the browser (default: /usr/bin/chromium)
-//   SCREENSHOTS      a folder for a picture of each step; none is taken without it
+//   MODEL_NEXUS_BIN     the binary (default: target/release/model-nexus); it inherits ORT_DYLIB_PATH, NEXUS_BUNDLE and the rest
+//   NEXUS_TEST_PLUGINS  the folder of built plugins, `hostile` among them (default: target/plugins-out)
+//   CHROMIUM            the browser (default: /usr/bin/chromium)
+//   SCREENSHOTS         a folder for a picture of each step; none is taken without it
 //
 // Everything listens on a free port, and everything written goes into a temporary folder that is removed at the end.
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { access, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { access, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { createServer } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
+import { contract, drivePlugins, driveRemoval, hostile } from "./smoke-plugins.mjs";
+import { answerOf, failures, passed, step, textOf, visible } from "./smoke-steps.mjs";
 
 const root = fileURLToPath(new URL("../../", import.meta.url));
 const binary = process.env.MODEL_NEXUS_BIN || join(root, "target/release/model-nexus");
 const browserPath = process.env.CHROMIUM || "/usr/bin/chromium";
-const screenshots = process.env.SCREENSHOTS;
 const cat = join(root, "host/tests/fixtures/images/cat.jpg");
 const iris = join(root, "models/iris/1/model.onnx");
 const imageModel = join(root, "models/efficientnet-lite0/1/model.onnx");
@@ -104,39 +106,6 @@ async function startBrowser() {
   page.on("console", (message) => message.type() === "error" && said.errors.push(message.text()));
   page.on("pageerror", (error) => said.errors.push(`uncaught: ${error.message}`));
   return { page, said };
-}
-
-let passed = 0;
-const failures = [];
-
-async function step(page, name, body) {
-  try {
-    await body();
-    passed += 1;
-    console.log(`ok    ${name}`);
-  } catch (error) {
-    failures.push(name);
-    console.error(`FAIL  ${name}\n${error.stack ?? error}`);
-  }
-  if (!screenshots) return;
-  const file = `${String(passed + failures.length).padStart(2, "0")}-${name.toLowerCase().replace(/[^a-z0-9]+/g, "-")}.png`;
-  await page.screenshot({ path: join(screenshots, file), fullPage: true });
-}
-
-/** Does `act`, and waits for the answer of the POST to `path` that it causes: its status, headers and body. */
-async function answerOf(page, path, act) {
-  const [response] = await Promise.all([
-    page.waitForResponse((response) => new URL(response.url()).pathname === path && response.request().method() === "POST"),
-    act(),
-  ]);
-  await page.waitForFunction(() => !document.querySelector("[aria-busy=true], [aria-disabled=true]"));
-  return { status: response.status(), headers: response.headers(), body: await response.json() };
-}
-
-const textOf = (page, selector) => page.locator(selector).innerText();
-
-async function visible(page, selector) {
-  assert.ok(await page.locator(selector).isVisible(), `${selector} should be visible`);
 }
 
 async function expectCat(page, answer) {
@@ -283,6 +252,8 @@ async function drive(page, said, server, pictures, folder) {
     await expectCat(page, await answerOf(page, "/predict", () => page.setInputFiles("#image-file", cat)));
   });
 
+  await drivePlugins(page);
+
   await step(page, "The page is whole in the dark and on a phone", async () => {
     await page.emulateMedia({ colorScheme: "dark" });
     await page.setViewportSize({ width: 360, height: 780 });
@@ -290,16 +261,17 @@ async function drive(page, said, server, pictures, folder) {
     assert.ok(overflow <= 0, `the page is ${overflow} px wider than the screen`);
   });
 
+  await driveRemoval(page);
+
   await step(page, "Nothing broke the content policy or threw", async () => {
     assert.deepEqual(said.errors.filter((text) => /uncaught|Content Security Policy/i.test(text)), []);
   });
 }
 
 async function main() {
-  for (const path of [binary, browserPath, cat, iris, imageModel, imageLabels]) {
+  for (const path of [binary, browserPath, cat, iris, imageModel, imageLabels, contract, hostile]) {
     await access(path).catch(() => assert.fail(`${path} is missing`));
   }
-  if (screenshots) await mkdir(screenshots, { recursive: true });
   const folder = await mkdtemp(join(tmpdir(), "model-nexus-ui-"));
   cleanups.push(() => rm(folder, { recursive: true, force: true }));
 

@@ -30,6 +30,7 @@ pub(crate) fn smoke_test(project: &Project, library: &Path) -> Result<Option<Str
     let mut node = Command::new("node");
     node.arg("smoke.mjs").current_dir(&ui);
     project.runtime_env(&mut node, library);
+    node.env("NEXUS_TEST_PLUGINS", project.components());
     process::check(node.env("MODEL_NEXUS_BIN", binary).env("CHROMIUM", chromium))?;
     Ok(None)
 }

@@ -1,11 +1,29 @@
 //! The web page, embedded in the binary.
 
+use axum::extract::Path;
 use axum::http::header;
 use axum::response::IntoResponse;
+
+use crate::error::{Error, Result};
 
 /// Only the page's own scripts and styles run; pictures may come from anywhere, since a prediction shows the one asked for.
 const CONTENT_SECURITY_POLICY: &str =
     "default-src 'self'; img-src * data: blob:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+
+const CSS: &str = "text/css; charset=utf-8";
+const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
+
+/// What the page loads from `/ui/`: name, media type, text.
+const ASSETS: [(&str, &str, &str); 8] = [
+    ("style.css", CSS, include_str!("../../ui/style.css")),
+    ("answer.js", JAVASCRIPT, include_str!("../../ui/answer.js")),
+    ("app.js", JAVASCRIPT, include_str!("../../ui/app.js")),
+    ("common.js", JAVASCRIPT, include_str!("../../ui/common.js")),
+    ("health.js", JAVASCRIPT, include_str!("../../ui/health.js")),
+    ("models.js", JAVASCRIPT, include_str!("../../ui/models.js")),
+    ("pipeline.js", JAVASCRIPT, include_str!("../../ui/pipeline.js")),
+    ("plugins.js", JAVASCRIPT, include_str!("../../ui/plugins.js")),
+];
 
 pub async fn page() -> impl IntoResponse {
     let headers = [
@@ -16,14 +34,9 @@ pub async fn page() -> impl IntoResponse {
     (headers, include_str!("../../ui/index.html"))
 }
 
-pub async fn style() -> impl IntoResponse {
-    asset("text/css; charset=utf-8", include_str!("../../ui/style.css"))
-}
-
-pub async fn script() -> impl IntoResponse {
-    asset("text/javascript; charset=utf-8", include_str!("../../ui/app.js"))
-}
-
-fn asset(content_type: &'static str, text: &'static str) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, content_type), (header::CACHE_CONTROL, "no-cache")], text)
+pub async fn asset(Path(name): Path<String>) -> Result<impl IntoResponse> {
+    let found = ASSETS.iter().find(|(known, ..)| *known == name);
+    let (_, content_type, text) = *found
+        .ok_or_else(|| Error::not_found(format!("there is nothing at /ui/{name}; see the README for what there is")))?;
+    Ok(([(header::CONTENT_TYPE, content_type), (header::CACHE_CONTROL, "no-cache")], text))
 }
