@@ -101,6 +101,8 @@ impl Toolchain {
         // These would hide the flags for this target.
         cargo.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
         cargo.env("CARGO_TARGET_WASM32_WASIP2_RUSTFLAGS", self.flags());
+        // A plugin is small, and runs for every request: decoding a JPEG takes a fifth less time than with thin LTO.
+        cargo.env("CARGO_PROFILE_RELEASE_LTO", "fat").env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1");
         if *self == Self::Debian {
             cargo.arg("-Zbuild-std=std,panic_abort");
         }

@@ -149,7 +149,7 @@ pub async fn pictures() {
         let file = image.body.clone();
         let [plugin, native] = medians(60, async |way| match way {
             0 => drop(classifier.start().await.preprocess(&image).await.unwrap()),
-            _ => drop(super::native::classifier_input(&file)),
+            _ => drop(super::native::reference(&file)),
         })
         .await;
         row(&format!("image-classifier: {name} to tensor / natively"), plugin, native, at_most);

@@ -2,6 +2,7 @@
 
 mod instance;
 mod life;
+#[path = "../../../plugins/image-classifier/benches/preprocess/reference.rs"]
 mod native;
 
 use std::time::{Duration, Instant};
