@@ -55,9 +55,4 @@ impl PredictionCache {
             Err(error) => Err(Arc::unwrap_or_clone(error)),
         }
     }
-
-    /// Lets an answer go.
-    pub async fn forget(&self, key: &CacheKey) {
-        self.answers.invalidate(key).await;
-    }
 }

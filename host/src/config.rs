@@ -54,7 +54,8 @@ pub struct Config {
     #[arg(long, env = "NEXUS_STORE", default_value = "store", value_name = "FOLDER|URL")]
     pub store: String,
 
-    /// Folder of bundled models and plugins, imported into an empty store at first start.
+    /// Folder of bundled models and plugins: the models are imported into an empty store at first start, the plugins at
+    /// every start in place of those of their names and versions.
     #[arg(long, env = "NEXUS_BUNDLE", value_name = "FOLDER")]
     pub bundle: Option<PathBuf>,
 

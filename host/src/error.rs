@@ -1,6 +1,7 @@
 //! The one error a client sees: a code from a short list, with its HTTP and gRPC status side by side, and a message.
 
 use std::fmt;
+use std::time::Duration;
 
 /// What went wrong, as clients tell errors apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -62,13 +63,15 @@ pub struct Error {
     pub code: ErrorCode,
     pub message: String,
     pub cause: Option<String>,
+    /// When the same may be asked again, where that is known.
+    pub retry_after: Option<Duration>,
 }
 
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Error {
-        Error { code, message: message.into(), cause: None }
+        Error { code, message: message.into(), cause: None, retry_after: None }
     }
 
     pub fn invalid_input(message: impl Into<String>) -> Error {
@@ -84,6 +87,11 @@ impl Error {
     pub fn internal(cause: impl fmt::Display) -> Error {
         Error::new(ErrorCode::Internal, "internal error; the server's log has the cause under this request id")
             .with_cause(cause)
+    }
+
+    pub fn retry_after(mut self, time: Duration) -> Error {
+        self.retry_after = Some(time);
+        self
     }
 
     pub fn with_cause(mut self, cause: impl fmt::Display) -> Error {

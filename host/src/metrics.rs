@@ -33,7 +33,7 @@ pub struct Metrics {
     pub plugin_bytes: IntCounterVec,
     /// Requests that went around a stage that failed, by model, version and stage.
     pub plugin_bypasses: IntCounterVec,
-    /// 1 while the circuit of a plugin that trapped again and again is open, by model, version and plugin.
+    /// 1 while the circuit of a plugin that trapped again and again is open, by model, version, stage and plugin.
     pub circuit_open: IntGaugeVec,
     /// Model versions that serve.
     pub models_loaded: IntGauge,
@@ -71,7 +71,7 @@ impl Metrics {
         registry.register(Box::new(plugin_memory.clone()))?;
         let circuit_open = IntGaugeVec::new(
             Opts::new("nexus_plugin_circuit_open", "1 while a plugin that trapped again and again is left alone"),
-            &["model", "version", "plugin"],
+            &["model", "version", "stage", "plugin"],
         )?;
         registry.register(Box::new(circuit_open.clone()))?;
         let models_loaded = IntGauge::new("models_loaded", "Model versions that serve")?;

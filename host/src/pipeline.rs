@@ -158,7 +158,9 @@ async fn preprocess(
         check_tensors(model, &tensors).map_err(misfit)?;
         Ok(tensors)
     });
-    trace.preprocess = Some(settle(stage, &instance, started, None, tensors.as_ref().err()));
+    // Where the same instance has more to do, how it ends is not known yet.
+    let has_ended = !model.pipeline.shares_instance();
+    trace.preprocess = Some(settle(stage, &instance, started, None, tensors.as_ref().err(), has_ended));
     Ok((tensors?, instance))
 }
 
@@ -242,7 +244,7 @@ async fn postprocess(
             format!("plugin {plugin} failed in postprocess: its answer says that it is JSON, and is none: {problem}");
         response = Err(Error::new(ErrorCode::PluginFailed, message));
     }
-    trace.postprocess = Some(settle(stage, &instance, started, earlier, response.as_ref().err()));
+    trace.postprocess = Some(settle(stage, &instance, started, earlier, response.as_ref().err(), true));
     response
 }
 
@@ -267,13 +269,15 @@ fn settle(
     started: Instant,
     earlier: Option<StageTrace>,
     error: Option<&Error>,
+    has_ended: bool,
 ) -> StageTrace {
     let failed = error.filter(|error| error.code == ErrorCode::PluginFailed);
     match failed {
         Some(error) if instance.is_broken() => stage.binding.circuit.failed(&error.message),
         // Cut off for a reason that is not the plugin's, such as a host it may not fetch from: that tells nothing of it.
         None if instance.is_broken() => {}
-        _ => stage.binding.circuit.succeeded(),
+        _ if has_ended || failed.is_some() => stage.binding.circuit.succeeded(),
+        _ => {}
     }
     let (crossed, fetched) = (instance.crossed(), instance.time_fetching());
     let before = earlier.map(|trace| (trace.crossed, trace.fetching)).unwrap_or_default();
@@ -297,6 +301,9 @@ fn may_bypass(stage: &BoundStage, error: &Error) -> bool {
 
 /// The body's bytes as the elements of the model's one input, where there are as many as a shape of it takes.
 fn body_as_input(model: &ModelVersion, request: &Request) -> Option<Tensor> {
+    if request.content_type != "application/octet-stream" {
+        return None;
+    }
     let spec = &only_input(model)?.spec;
     let element = spec.datatype.size()?;
     let fixed = spec

@@ -9,7 +9,7 @@ use crate::app::App;
 use crate::blocking::off_async_threads;
 use crate::cache::CacheKey;
 use crate::error::{Error, ErrorCode, Result};
-use crate::model::ModelVersion;
+use crate::model::{ModelVersion, OnFailure};
 use crate::pipeline::{self, Answer, Payload, Trace, check_tensors, describe_inputs};
 use crate::plugin::Stage;
 use crate::tensor::Data;
@@ -57,17 +57,15 @@ async fn predict_in_time(
     trace: &mut Trace,
 ) -> Result<Prediction> {
     check_payload(model, &payload)?;
-    if !use_cache || !app.cache.is_on() {
+    // What went around a plugin is no answer to keep.
+    let may_bypass = model.pipeline.stages().any(|(_, stage)| stage.on_failure == OnFailure::Bypass);
+    if !use_cache || !app.cache.is_on() || may_bypass {
         let answer = Arc::new(pipeline::run(model, payload, trace).await?);
         return Ok(Prediction { answer, cached: false });
     }
     let (hashed, bytes) = (model.clone(), payload.byte_size());
     let (key, payload) = off_async_threads(bytes, move || (cache_key(&hashed, &payload), payload)).await?;
     let (answer, cached) = app.cache.get_or_compute(key, pipeline::run(model, payload, trace)).await?;
-    if !trace.bypassed.is_empty() {
-        // The plugin may be well again for the next request.
-        app.cache.forget(&key).await;
-    }
     let counter = if cached { &app.metrics.cache_hits } else { &app.metrics.cache_misses };
     counter.inc();
     Ok(Prediction { answer, cached })

@@ -95,4 +95,5 @@ pub async fn swaps() {
     let rate = requests as f64 / started.elapsed().as_secs_f64();
     let title = format!("100 swaps at {rate:.0} requests a second: failed of {requests}");
     println!("{title:<62}{failed:>10}{:>12}{:>8}{:>9}", "", "", "0");
+    assert_eq!(failed, 0, "requests failed during swaps");
 }

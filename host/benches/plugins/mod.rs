@@ -38,6 +38,7 @@ fn fixture(path: &str) -> std::path::PathBuf {
 /// The same component with another text of the same length in it.
 fn with_text(wasm: &[u8], old: &str, new: &str) -> Vec<u8> {
     let mut changed = wasm.to_vec();
+    assert!(wasm.windows(old.len()).any(|text| text == old.as_bytes()), "{old:?} is not in the component");
     for at in 0..wasm.len() - old.len() {
         if wasm[at..].starts_with(old.as_bytes()) {
             changed[at..at + new.len()].copy_from_slice(new.as_bytes());

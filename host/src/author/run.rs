@@ -47,8 +47,9 @@ pub struct RunOptions {
     #[arg(long = "parameter", value_name = "NAME=VALUE", requires = "input", value_parser = input::parameter)]
     pub parameters: Vec<(String, String)>,
 
-    /// Host that the plugin may fetch from, granted and allowed; repeatable. Without, it may fetch from none.
-    #[arg(long = "allow-host", value_name = "HOST[:PORT]", value_delimiter = ',', conflicts_with = "replay")]
+    /// Host that the plugin may fetch from, granted and allowed; repeatable. Without, it may fetch from none. A case that
+    /// was recorded with hosts is replayed with the same ones given again.
+    #[arg(long = "allow-host", value_name = "HOST[:PORT]", value_delimiter = ',')]
     pub allow_hosts: Vec<HostPattern>,
 
     /// Grant the plugin a clock; without, it stands at 0.
@@ -121,7 +122,16 @@ async fn setup(options: &RunOptions, recorded: Option<&Case>) -> Result<(Setup, 
     let sha256 = sha256.map_err(|error| format!("cannot read {}: {error}", model.display()))?;
     let model = FileRef { sha256, file: model };
     let setup = match recorded {
-        Some(case) => Setup { plugin, model, ..case.setup.clone() },
+        Some(case) => {
+            let hosts = &case.setup.grants.hosts;
+            // A case may be somebody else's, and the network is this machine's.
+            if let Some(host) = hosts.iter().find(|host| !options.allow_hosts.contains(host)) {
+                return Err(format!(
+                    "the case was recorded with --allow-host {host}; its plugin may fetch from there only if you give that again"
+                ));
+            }
+            Setup { plugin, model, ..case.setup.clone() }
+        }
         None => {
             let grants = Grants { hosts: options.allow_hosts.clone(), clock: options.clock, random: options.random };
             let request = match &options.input {

@@ -57,8 +57,8 @@ pub async fn metrics(State(app): State<Arc<App>>) -> Result<Response> {
     app.metrics.models_loaded.set(i64::try_from(models.len()).unwrap_or(i64::MAX));
     app.metrics.circuit_open.reset();
     for model in &models {
-        for (_, stage) in model.pipeline.stages() {
-            let labels = [model.id(), model.version(), &stage.binding.plugin().reference()];
+        for (name, stage) in model.pipeline.stages() {
+            let labels = [model.id(), model.version(), name.name(), &stage.binding.plugin().reference()];
             let is_open = stage.binding.circuit.open().is_some();
             app.metrics.circuit_open.with_label_values(&labels).set(is_open.into());
         }

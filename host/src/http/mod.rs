@@ -214,7 +214,9 @@ fn render_error(error: &Error, id: &RequestId, bare: Response) -> Response {
     headers.remove(header::CONTENT_LENGTH);
     let mut response = (status_of(error), headers, Json(body)).into_response();
     if matches!(error.code, ErrorCode::Overloaded | ErrorCode::NotReady) {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        // Whole seconds, and never at once.
+        let seconds = error.retry_after.map_or(0, |time| time.as_secs()).saturating_add(1);
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
 }

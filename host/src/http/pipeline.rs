@@ -45,25 +45,25 @@ pub fn read_pipeline(json: &[u8]) -> Result<Pipeline> {
         ))
     })?;
     for stage in [&read.preprocess, &read.postprocess].into_iter().flatten() {
-        if let Some(path) = stage.config.iter().find_map(|(name, value)| null_in(name, value)) {
-            return Err(Error::invalid_input(format!(
-                "plugin {}: the configuration's {path} is null; leave the field out instead",
-                stage.plugin
-            )));
+        if let Some(problem) = stage.config.iter().find_map(|(name, value)| unfit(name, value)) {
+            return Err(Error::invalid_input(format!("plugin {}: the configuration's {problem}", stage.plugin)));
         }
     }
     let golden = read.golden.map(|json| json.get().to_owned());
     Ok(Pipeline { preprocess: read.preprocess, postprocess: read.postprocess, golden })
 }
 
-/// Where a value has a null, which `model.toml` has no word for.
-fn null_in(path: &str, value: &Value) -> Option<String> {
+/// What of a value `model.toml` has no word for: a null, and a number past 64 bits with a sign.
+fn unfit(path: &str, value: &Value) -> Option<String> {
     match value {
-        Value::Null => Some(path.to_owned()),
-        Value::Array(items) => {
-            items.iter().enumerate().find_map(|(index, item)| null_in(&format!("{path}[{index}]"), item))
+        Value::Null => Some(format!("{path} is null; leave the field out instead")),
+        Value::Number(number) if number.is_u64() && !number.is_i64() => {
+            Some(format!("{path} is larger than {}", i64::MAX))
         }
-        Value::Object(fields) => fields.iter().find_map(|(name, field)| null_in(&format!("{path}.{name}"), field)),
+        Value::Array(items) => {
+            items.iter().enumerate().find_map(|(index, item)| unfit(&format!("{path}[{index}]"), item))
+        }
+        Value::Object(fields) => fields.iter().find_map(|(name, field)| unfit(&format!("{path}.{name}"), field)),
         _ => None,
     }
 }

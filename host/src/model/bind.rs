@@ -10,7 +10,7 @@ use super::registry::{BoundPipeline, BoundStage, ModelVersion, tensor_spec};
 use super::repository::{OnFailure, Pipeline, StageBinding, VersionConfig};
 use crate::error::{Error, ErrorCode, Result};
 use crate::pipeline::{self, Payload, Trace, only_input};
-use crate::plugin::{Binding, ModelDescription, Request, Stage};
+use crate::plugin::{Binding, Manifest, ModelDescription, Plugin, Request, Stage};
 use crate::tensor::{DataType, Tensor};
 
 /// The request that a pipeline was tried with, by where it came from.
@@ -48,8 +48,9 @@ impl Models {
         let serials =
             |versions: &[Arc<ModelVersion>]| -> Vec<u64> { versions.iter().map(|model| model.serial).collect() };
         let now = self.versions(id, version)?;
-        if serials(&now) != serials(&versions) || !self.are_loaded(&pipeline) {
-            // A version came, or another change was first.
+        let are_current = rebound.iter().all(|(model, _)| self.are_current(&model.pipeline));
+        if serials(&now) != serials(&versions) || !are_current {
+            // A version came, a plugin went, or another change was first.
             rebound = self.rebind(&now, &pipeline).await?;
         }
         let mut config = self.repository.config(id).await?;
@@ -96,8 +97,17 @@ impl Models {
     pub async fn remove_plugin(&self, name: &str, version: &str) -> Result<()> {
         let _change = self.changes.acquire().await.map_err(Error::internal)?;
         let reference = format!("{name}@{version}");
-        let bound: Vec<String> =
-            self.bound_to(&reference).iter().map(|(model, _)| format!("{}/{}", model.id(), model.version())).collect();
+        let bound = self.bound_to(&reference);
+        let mut bound: Vec<String> =
+            bound.iter().map(|(model, _)| format!("{}/{}", model.id(), model.version())).collect();
+        // A version that was skipped may serve after the next start.
+        for skipped in self.registry.skipped() {
+            let config = self.repository.config(&skipped.id).await?;
+            let Pipeline { preprocess, postprocess, .. } = config.pipeline_of(&skipped.version);
+            if [preprocess, postprocess].into_iter().flatten().any(|stage| stage.plugin == reference) {
+                bound.push(format!("{}/{}, which was skipped", skipped.id, skipped.version));
+            }
+        }
         if !bound.is_empty() {
             let message = format!(
                 "plugin {reference} is bound to {}; bind them to another one first, with PUT /models/ID/pipeline",
@@ -127,10 +137,13 @@ impl Models {
         })?
     }
 
-    /// Whether all plugins of a pipeline are there.
-    pub(super) fn are_loaded(&self, pipeline: &Pipeline) -> bool {
-        let stages = [&pipeline.preprocess, &pipeline.postprocess];
-        stages.into_iter().flatten().all(|stage| self.plugins.is_there(&stage.plugin))
+    /// Whether the plugins that a version was bound to are still those of their names.
+    pub(super) fn are_current(&self, pipeline: &BoundPipeline) -> bool {
+        let current = |plugin: &Plugin| {
+            let Manifest { name, version, .. } = &plugin.manifest;
+            self.plugins.find(name, Some(version)).is_ok_and(|known| known.info.sha256 == plugin.sha256)
+        };
+        pipeline.stages().all(|(_, stage)| current(stage.binding.plugin()))
     }
 
     /// Binds plugins to a version: each is initialised for it.

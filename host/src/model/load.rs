@@ -129,7 +129,7 @@ impl Models {
         let before = self.repository.config(&new.id).await?;
         let after = self.with_pipeline(new, &before).await?;
         let pipeline = after.as_ref().unwrap_or(&before).pipeline_of(&new.version);
-        if *pipeline != model.pipeline.configured || !self.are_loaded(pipeline) {
+        if *pipeline != model.pipeline.configured || !self.are_current(&model.pipeline) {
             // Somebody changed it since it was bound.
             self.bind_and_try(&mut model, &pipeline.clone()).await?;
         }

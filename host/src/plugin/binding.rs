@@ -55,7 +55,8 @@ impl Binding {
     /// `InvalidInput` where schema or plugin refuse model or configuration, `PluginFailed` where `init` fails,
     /// `Overloaded` where no instance is free.
     pub async fn new(plugin: Arc<Plugin>, model: Arc<ModelDescription>, config: String) -> Result<Binding> {
-        plugin.check_config(&config)?;
+        let (checked, checking) = (config.clone(), Arc::clone(&plugin));
+        tokio::task::spawn_blocking(move || checking.check_config(&checked)).await.map_err(Error::internal)??;
         let initialised = Initialised::new(&plugin, &model, &config).await?;
         let limits = &plugin.shared.limits;
         let circuit = Circuit::new(limits.breaker_failures, limits.breaker_pause);
@@ -88,7 +89,7 @@ impl Binding {
                 open.next_try_in.as_millis(),
                 open.last_failure
             );
-            Error::new(ErrorCode::NotReady, message)
+            Error::new(ErrorCode::NotReady, message).retry_after(open.next_try_in)
         })?;
         let place = self.plugin.place().await?;
         let guest = self.guest().await.inspect_err(|error| {
@@ -131,6 +132,8 @@ impl Initialised {
         {
             return Ok(Initialised::Snapshot(Box::new(linked)));
         }
+        // Held for as long as the instance lives.
+        let _spare = plugin.shared.spare_instance().await?;
         let guest = init(plugin, model, config).await?;
         if let Some(why) = &plugin.unfit_for_snapshots {
             return Ok(Initialised::EachTime { why: why.clone() });
@@ -148,7 +151,6 @@ impl Initialised {
 
 /// Runs `init` for the first time, when what it refuses is the binder's to mend.
 async fn init(plugin: &Plugin, model: &ModelDescription, config: &str) -> Result<Guest> {
-    let _permit = plugin.shared.spare_instance().await?;
     let mut guest = plugin.instantiate(&plugin.linked).await?;
     match guest.init(model, config).await {
         Ok(()) => Ok(guest),

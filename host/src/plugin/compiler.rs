@@ -10,7 +10,7 @@ use wasmtime::Engine;
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Linker};
 
 use crate::digest::sha256_hex;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
 
 use super::bindings::v0_1::PluginIndices;
 use super::compiled::CompiledCache;
@@ -80,7 +80,10 @@ impl Compiler {
     /// The component kept under a key, if it was compiled before.
     pub(super) async fn find(&self, key: String) -> Result<Option<Linked>> {
         match self.cache {
-            Some(_) => self.run(move |compiler| Ok(compiler.kept(&key))).await,
+            Some(_) => {
+                let compiler = self.clone();
+                tokio::task::spawn_blocking(move || compiler.kept(&key)).await.map_err(Error::internal)
+            }
             None => Ok(None),
         }
     }
@@ -91,10 +94,14 @@ impl Compiler {
     }
 
     async fn run<T: Send + 'static>(&self, work: impl FnOnce(&Compiler) -> Result<T> + Send + 'static) -> Result<T> {
+        // Another plugin's compilation is not this one's time.
+        let permit = timeout(self.time, Arc::clone(&self.places).acquire_owned())
+            .await
+            .map_err(|_| Error::new(ErrorCode::Overloaded, "other plugins are being compiled; try again"))?;
+        let permit = permit.map_err(Error::internal)?;
         let compiler = self.clone();
         let span = tracing::Span::current();
         let work = async {
-            let permit = Arc::clone(&self.places).acquire_owned().await.map_err(Error::internal)?;
             let work = tokio::task::spawn_blocking(move || {
                 // Held until the compiler is done: it cannot be stopped, even when nobody waits for it any more.
                 let _permit = permit;

@@ -113,7 +113,8 @@ impl PluginHost {
         let grants = Arc::new(grants);
         let manifest = {
             let _permit = self.shared.spare_instance().await?;
-            let guest = Guest::new(&self.shared, &prepared.linked, &grants, "being uploaded", "").await;
+            let nothing = Arc::default();
+            let guest = Guest::new(&self.shared, &prepared.linked, &nothing, "being uploaded", "").await;
             guest.map_err(as_invalid_input)?.describe().await.map_err(as_invalid_input)?
         };
         let schema = ConfigSchema::parse(&manifest.config_schema).map_err(|problem| {

@@ -234,11 +234,6 @@ impl Plugins {
         known.loaded.get_or_try_init(|| self.load(&known.info)).await.cloned()
     }
 
-    /// Whether there is a plugin of that `name@version`.
-    pub fn is_there(&self, reference: &str) -> bool {
-        self.look_up(reference).is_ok()
-    }
-
     fn look_up(&self, reference: &str) -> Result<Arc<KnownPlugin>> {
         let (name, version) = reference.split_once('@').ok_or_else(|| self.unknown(reference))?;
         self.find(name, Some(version))

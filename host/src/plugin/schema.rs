@@ -5,10 +5,16 @@ use serde_json::Value;
 
 /// Faults that one message lists.
 const FAULTS: usize = 5;
+/// Parts of a schema with every reference replaced by what it names: what a chain of references doubles at each link.
+const EXPANDED_PARTS: usize = 20_000;
+/// Parts of a schema times parts of a configuration: the most that checking one looks at.
+const CHECKED_PARTS: usize = 20_000_000;
 
 /// The schema of a plugin's configuration.
 pub(super) struct ConfigSchema {
     validator: Validator,
+    /// With references replaced.
+    parts: usize,
 }
 
 impl ConfigSchema {
@@ -22,12 +28,13 @@ impl ConfigSchema {
         }
         let schema: Value =
             serde_json::from_str(text).map_err(|error| format!("its config schema is no JSON: {error}"))?;
+        let parts = expanded_parts(&schema, &schema, &mut Vec::new())?;
         let validator = jsonschema::options()
             // An engine whose time is linear in the text: the pattern is the plugin's.
             .with_pattern_options(PatternOptions::regex())
             .build(&schema)
             .map_err(|error| format!("its config schema is no JSON Schema: {error}"))?;
-        Ok(Some(ConfigSchema { validator }))
+        Ok(Some(ConfigSchema { validator, parts }))
     }
 
     /// Checks a configuration.
@@ -35,6 +42,9 @@ impl ConfigSchema {
     /// # Errors
     /// Which field is wrong, by its path, and why.
     pub(super) fn check(&self, config: &Value) -> Result<(), String> {
+        if self.parts.saturating_mul(parts(config)) > CHECKED_PARTS {
+            return Err("it is too large to be checked against the plugin's schema".to_owned());
+        }
         let faults: Vec<String> = self
             .validator
             .iter_errors(config)
@@ -45,6 +55,57 @@ impl ConfigSchema {
             })
             .collect();
         if faults.is_empty() { Ok(()) } else { Err(faults.join("; ")) }
+    }
+}
+
+/// Counts a schema's parts with each reference replaced by what it names. `open` are the references being followed.
+///
+/// # Errors
+/// There are too many, a reference leads back to itself, or it leaves the schema.
+fn expanded_parts<'s>(schema: &'s Value, part: &'s Value, open: &mut Vec<&'s str>) -> Result<usize, String> {
+    let mut count = 1usize;
+    let mut add = |parts: usize| {
+        count = count.saturating_add(parts);
+        let limit = format!("its config schema has more than {EXPANDED_PARTS} parts once its references are followed");
+        if count > EXPANDED_PARTS { Err(limit) } else { Ok(()) }
+    };
+    match part {
+        Value::Array(items) => {
+            for item in items {
+                add(expanded_parts(schema, item, open)?)?;
+            }
+        }
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                match (name.as_str(), field) {
+                    ("$ref", Value::String(reference)) => {
+                        let place = reference.strip_prefix('#').and_then(|pointer| schema.pointer(pointer));
+                        let target = place.filter(|_| !open.contains(&reference.as_str())).ok_or_else(|| {
+                            format!("its config schema's reference {reference:?} leads nowhere or to itself")
+                        })?;
+                        open.push(reference);
+                        add(expanded_parts(schema, target, open)?)?;
+                        open.pop();
+                    }
+                    ("$dynamicRef" | "$recursiveRef", _) => {
+                        return Err(format!("its config schema uses {name}, which this host does not follow"));
+                    }
+                    // Counted where they are referred to.
+                    ("$defs" | "definitions", _) if open.is_empty() && std::ptr::eq(schema, part) => {}
+                    _ => add(expanded_parts(schema, field, open)?)?,
+                }
+            }
+        }
+        _ => {}
+    }
+    Ok(count)
+}
+
+fn parts(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(parts).sum::<usize>(),
+        Value::Object(fields) => 1 + fields.values().map(parts).sum::<usize>(),
+        _ => 1,
     }
 }
 
@@ -83,6 +144,24 @@ mod tests {
             let message = ConfigSchema::parse(text).err().unwrap();
             assert!(message.contains(reason), "{message}");
         }
+    }
+
+    /// Forty links that each name the next one twice: a million million parts in three kilobytes.
+    #[test]
+    fn a_schema_that_doubles_at_each_reference_is_refused() {
+        let link = |number: usize| json!({ "$ref": format!("#/$defs/a{number}") });
+        let mut links: serde_json::Map<String, Value> = (0..40)
+            .map(|number| (format!("a{number}"), json!({ "allOf": [link(number + 1), link(number + 1)] })))
+            .collect();
+        links.insert("a40".to_owned(), json!({ "type": "object" }));
+        let schema = json!({ "$defs": links, "$ref": "#/$defs/a0" });
+        let message = ConfigSchema::parse(&schema.to_string()).err().unwrap();
+        assert!(message.contains("more than 20000 parts"), "{message}");
+        // The same link many times is no harm where it is short.
+        let schema = json!({ "$defs": { "n": { "type": "number" } }, "items": { "anyOf": vec![json!({ "$ref": "#/$defs/n" }); 50] } });
+        assert_eq!(check(&schema, &json!([1, 2, 3])), Ok(()));
+        let endless = json!({ "properties": { "a": { "$ref": "#" } } });
+        assert!(ConfigSchema::parse(&endless.to_string()).err().unwrap().contains("leads nowhere or to itself"));
     }
 
     #[test]

@@ -7,7 +7,8 @@ use std::time::Duration;
 use reqwest::multipart::{Form, Part};
 use serde_json::{Value, json};
 
-use crate::support::{Host, answer, error_message, fixture, iris, store_with_iris, test_plugin};
+use crate::pictures::Pictures;
+use crate::support::{Host, answer, error_message, fixture, iris, repository_root, store_with_iris, test_plugin};
 
 fn hostile() -> Vec<u8> {
     std::fs::read(test_plugin("hostile")).unwrap()
@@ -315,7 +316,15 @@ async fn one_stage_alone_serves_and_a_failing_one_is_bypassed_where_that_is_aske
     let (status, answer) = host.predict(features.clone()).await;
     assert_eq!((status, &answer["ok"]), (200, &json!(true)), "{answer}");
 
-    // The plugin traps on real outputs only, so that the trial with zeros lets it through.
+    // Postprocess that fails leaves the model's own outputs; that it fails, a trial with zeros would have shown.
+    let both = json!({ "plugin": HOSTILE, "config": { "do": "trap", "stage": "postprocess" }, "on_failure": "bypass" });
+    let (status, error) = bind(&host, "iris", &json!({ "postprocess": both })).await;
+    assert!(status == 400 && error_message(&error).contains("only goes around the plugin"), "{error}");
+    assert_eq!(bind(&host, "iris", &json!({ "preprocess": both, "postprocess": both })).await.0, 200);
+    let response = host.post("/predict", json!({ "model_id": "iris", "x": [5.1, 3.5, 1.4, 0.2] })).await;
+    assert_eq!(response.headers()["x-bypassed"], "postprocess");
+    assert_eq!(crate::support::answer(response).await.1["prediction"], json!([0]));
+
     let trap = json!({ "preprocess": { "plugin": HOSTILE, "config": { "do": "trap" }, "on_failure": "bypass" } });
     assert_eq!(bind(&host, "iris", &trap).await.0, 200);
     let body: Vec<u8> = [5.1f32, 3.5, 1.4, 0.2].iter().flat_map(|value| value.to_le_bytes()).collect();
@@ -327,11 +336,15 @@ async fn one_stage_alone_serves_and_a_failing_one_is_bypassed_where_that_is_aske
     assert_eq!(response.headers()["x-bypassed"], "preprocess");
     let (status, bypassed) = crate::support::answer(response).await;
     assert_eq!((status, &bypassed["prediction"]), (200, &json!([0])), "{bypassed}");
-    assert_eq!(raw(body.clone()).await.unwrap().headers()["x-cache"], "miss", "an answer of need is not kept");
+    assert_eq!(raw(body.clone()).await.unwrap().headers()["x-cache"], "miss", "an answer made without is not kept");
     // What is not the model's input cannot take its place.
     let (status, error) = crate::support::answer(raw(body[..7].to_vec()).await.unwrap()).await;
     assert_eq!(status, 502, "{error}");
     assert_eq!(ask(&host).await.0, 502);
+    // Nor can text of the right length.
+    let json = json!({ "model_id": "iris", "x": [1], "pad": "123456789012" }).to_string();
+    assert_eq!(json.len() % 16, 0, "{}", json.len());
+    assert_eq!(host.predict(serde_json::from_str(&json).unwrap()).await.0, 502);
     assert_eq!(
         host.metric("nexus_plugin_bypasses_total{model=\"iris\",stage=\"preprocess\",version=\"1\"}").await,
         Some(2.0)
@@ -353,7 +366,8 @@ async fn a_plugin_that_traps_again_and_again_is_left_alone_and_health_says_so() 
     let (status, health) = answer(host.get("/health").await).await;
     assert_eq!((status, &health["open_circuits"][0]["plugin"]), (200, &json!(HOSTILE)), "{health}");
     assert!(health["open_circuits"][0]["last_failure"].as_str().unwrap().contains("trapped"), "{health}");
-    let metric = "nexus_plugin_circuit_open{model=\"iris\",plugin=\"hostile@0.1.0\",version=\"1\"}";
+    let metric =
+        "nexus_plugin_circuit_open{model=\"iris\",plugin=\"hostile@0.1.0\",stage=\"preprocess\",version=\"1\"}";
     assert_eq!(host.metric(metric).await, Some(1.0));
     // Features go by the plugin; and a plugin that is bound anew begins anew.
     host.assert_serves().await;
@@ -405,25 +419,71 @@ async fn an_answer_says_how_long_each_step_took() {
 
 #[tokio::test]
 async fn random_bytes_and_clocks_move_only_where_granted() {
-    let seen = async |grants: Option<Value>| {
+    let seen = async |act: &str, grants: Option<Value>| {
         let (host, _store) = Host::with_iris(&[]).await;
         assert_eq!(upload(&host, hostile(), grants).await.0, 201);
-        assert_eq!(bind(&host, "iris", &hostile_pipeline(&json!({ "do": "clock" }))).await.0, 200);
-        ask(&host).await.1["unix_seconds"].as_u64().unwrap()
+        assert_eq!(bind(&host, "iris", &hostile_pipeline(&json!({ "do": act }))).await.0, 200);
+        (ask(&host).await.1, ask(&host).await.1)
     };
-    assert_eq!(seen(None).await, 0);
-    assert!(seen(Some(json!({ "clock": true }))).await > 1_700_000_000);
+    assert_eq!(seen("clock", None).await.0["unix_seconds"], 0);
+    assert!(seen("clock", Some(json!({ "clock": true }))).await.0["unix_seconds"].as_u64().unwrap() > 1_700_000_000);
+    let (first, second) = seen("dice", None).await;
+    assert_eq!(first["bytes"], second["bytes"]);
+    let (first, second) = seen("dice", Some(json!({ "random": true }))).await;
+    assert!(first["bytes"].is_array() && first["bytes"] != second["bytes"], "{first}");
 }
 
 #[tokio::test]
 async fn a_plugin_fetches_only_from_hosts_it_was_granted() {
-    let (host, _store) = Host::with_iris(&["--allow-host", "127.0.0.1"]).await;
-    assert_eq!(upload(&host, hostile(), Some(json!({ "hosts": ["*.example.com"] }))).await.0, 201);
-    // It trips over what it did not get, as plugins do.
-    let fetch = json!({ "do": "fetch", "url": "http://127.0.0.1:1/" });
-    assert_eq!(bind(&host, "iris", &hostile_pipeline(&fetch)).await.0, 200);
-    let (_, answer) = ask(&host).await;
-    assert!(answer["fetch"]["error"].is_string(), "{answer}");
+    let pictures = Pictures::serve().await;
+    let fetch = hostile_pipeline(&json!({ "do": "fetch", "url": pictures.url("cat.jpg") }));
+    let fetched = async |granted: &str| {
+        let (host, _store) = Host::with_iris(&["--allow-host", "127.0.0.1"]).await;
+        assert_eq!(upload(&host, hostile(), Some(json!({ "hosts": [granted] }))).await.0, 201);
+        assert_eq!(bind(&host, "iris", &fetch).await.0, 200);
+        ask(&host).await
+    };
+    for other in ["*.example.com", "127.0.0.1:1", "localhost"] {
+        let (_, answer) = fetched(other).await;
+        assert!(answer["fetch"]["error"].is_string(), "{other}: {answer}");
+        assert_eq!(pictures.count(), 0, "{other}");
+    }
+    let (status, answer) = fetched("127.0.0.1").await;
+    assert_eq!((status, &answer["fetch"]["status"], pictures.count()), (200, &json!(200), 1), "{answer}");
+}
+
+/// One that cannot go on without what it fetches tells the client what to grant.
+#[tokio::test]
+async fn a_host_that_was_not_granted_is_403_and_says_how_to_grant_it() {
+    let pictures = Pictures::serve().await;
+    let store = tempfile::tempdir().unwrap();
+    let options = ["--allow-host", &pictures.address];
+    let host = Host::start(store.path(), &options).await;
+    let classifier = std::fs::read(test_plugin("image-classifier")).unwrap();
+    assert_eq!(upload(&host, classifier, Some(json!({ "hosts": ["images.example.com"] }))).await.0, 201);
+    let model = std::fs::read(repository_root().join("models/efficientnet-lite0/1/model.onnx")).unwrap();
+    assert_eq!(host.upload("pictures", "1", model).await.0, 201);
+    let stage = json!({ "plugin": "image-classifier@0.1.0" });
+    assert_eq!(bind(&host, "pictures", &json!({ "preprocess": stage, "postprocess": stage })).await.0, 200);
+    let (status, error) = host.predict(json!({ "model_id": "pictures", "image_url": pictures.url("cat.jpg") })).await;
+    assert_eq!(status, 403, "{error}");
+    let message = error_message(&error);
+    assert!(message.contains("it is not granted that host") && message.contains("grants={"), "{message}");
+    assert_eq!(pictures.count(), 0);
+}
+
+/// Where one instance serves both stages, a trap in the second counts although the first went well.
+#[tokio::test]
+async fn traps_in_postprocess_open_the_circuit_too() {
+    let (host, _store) = host_with_hostile(&["--plugin-breaker-failures", "3"]).await;
+    let trap = hostile_pipeline(&json!({ "do": "trap", "stage": "postprocess" }));
+    assert_eq!(bind(&host, "iris", &trap).await.0, 200);
+    for _ in 0..3 {
+        assert_eq!(ask(&host).await.0, 502);
+    }
+    let response = host.post("/predict", json!({ "model_id": "iris", "x": [1, 2, 3, 4] })).await;
+    let seconds: u64 = response.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!(response.status() == 503 && (2..=10).contains(&seconds), "{seconds} s");
 }
 
 /// A hundred swaps while two hundred requests a second come: none of them fails.
