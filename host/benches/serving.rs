@@ -8,6 +8,7 @@ mod plugins;
 mod server;
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,13 +23,21 @@ fn main() {
         return echo_server();
     }
     let seconds = arguments.first().map_or(5, |seconds| seconds.parse().expect("seconds a case"));
-    let bench = Bench::new(Duration::from_secs(seconds));
-    if arguments.get(1).is_none_or(|part| part == "serving") {
-        bench.iris();
-        bench.efficientnet();
-    }
-    if arguments.get(1).is_none_or(|part| part == "plugins") {
-        plugins::run();
+    match arguments.get(1).map(String::as_str) {
+        Some("serving") => {
+            let bench = Bench::new(Duration::from_secs(seconds));
+            bench.iris();
+            bench.efficientnet();
+        }
+        Some("plugins") => plugins::run(),
+        Some(other) => panic!("there is `serving` and `plugins`, not {other:?}"),
+        // Each as a process of its own: ONNX Runtime is set up once a process.
+        None => {
+            for part in ["serving", "plugins"] {
+                let mut command = Command::new(std::env::current_exe().unwrap());
+                assert!(command.args([&seconds.to_string(), part]).status().unwrap().success(), "{part} failed");
+            }
+        }
     }
 }
 
