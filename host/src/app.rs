@@ -43,6 +43,7 @@ impl App {
             PluginHost::new(config.plugin.limits(), egress, compiled)?,
             store.clone(),
             config.plugin.max_plugin_bytes.as_u64(),
+            config.plugin.max_plugins as usize,
         );
         if let Some(bundle) = &config.bundle {
             plugins.import(&bundle.join("plugins")).await?;

@@ -271,6 +271,10 @@ pub struct PluginConfig {
     #[arg(long, env = "NEXUS_PLUGIN_CACHE_BYTES", default_value = "2GiB", value_name = "BYTES")]
     pub plugin_cache_bytes: ByteSize,
 
+    /// Plugins that there may be, versions counted; past it the answer to an upload is 413.
+    #[arg(long, env = "NEXUS_MAX_PLUGINS", default_value_t = 500, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_plugins: u32,
+
     /// Size of one plugin's component.
     #[arg(long, env = "NEXUS_MAX_PLUGIN_BYTES", default_value = "64MiB", value_name = "BYTES")]
     pub max_plugin_bytes: ByteSize,

@@ -128,6 +128,20 @@ impl Metrics {
         })
     }
 
+    /// Lets go of what was counted of a plugin that is no more, so that label sets do not grow with every upload.
+    pub fn forget_plugin(&self, plugin: &str) {
+        for stage in ["preprocess", "postprocess"] {
+            // One that was never called has no series, and that is no failure.
+            self.plugin_duration.remove_label_values(&[plugin, stage]).ok();
+            self.plugin_fetch_duration.remove_label_values(&[plugin, stage]).ok();
+            self.plugin_failures.remove_label_values(&[plugin, stage]).ok();
+            for direction in ["in", "out"] {
+                self.plugin_bytes.remove_label_values(&[plugin, stage, direction]).ok();
+            }
+        }
+        self.plugin_memory.remove_label_values(&[plugin]).ok();
+    }
+
     /// All metrics in Prometheus' text format.
     ///
     /// # Errors

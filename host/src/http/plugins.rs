@@ -79,9 +79,11 @@ pub async fn remove(
     let version = version.ok_or_else(|| {
         Error::invalid_input("the query names no version: DELETE /plugins?name=tabular&version=0.1.0")
     })?;
+    let reference = format!("{name}@{version}");
     let removed = json!({ "status": "removed", "name": name, "version": version });
     let models = app.models.clone();
     to_the_end(async move { models.remove_plugin(&name, &version).await }).await?;
+    app.metrics.forget_plugin(&reference);
     Ok(Json(removed))
 }
 

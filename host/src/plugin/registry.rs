@@ -27,6 +27,8 @@ pub struct Plugins {
     repository: PluginRepository,
     /// Of one component, in bytes.
     max_bytes: u64,
+    /// Of all versions together.
+    max_count: usize,
     uploads: Arc<Semaphore>,
     known: Arc<RwLock<ByName>>,
 }
@@ -56,10 +58,10 @@ pub struct NewPlugin {
 }
 
 impl Plugins {
-    pub fn new(host: PluginHost, store: Store, max_bytes: u64) -> Plugins {
+    pub fn new(host: PluginHost, store: Store, max_bytes: u64, max_count: usize) -> Plugins {
         let repository = PluginRepository { store };
         let uploads = Arc::new(Semaphore::new(UPLOADS));
-        Plugins { host, repository, max_bytes, uploads, known: Arc::default() }
+        Plugins { host, repository, max_bytes, max_count, uploads, known: Arc::default() }
     }
 
     /// Finds every plugin in the store. None is loaded but those that came without a sidecar; one of these that cannot be
@@ -137,6 +139,10 @@ impl Plugins {
     /// `InvalidInput` where it is no plugin; `Conflict` where its name and version, or its bytes, are there already.
     pub async fn add(&self, new: NewPlugin) -> Result<Arc<KnownPlugin>> {
         let _place = self.uploads.acquire().await.map_err(Error::internal)?;
+        if self.list().len() >= self.max_count {
+            let message = format!("there are {} plugins already (--max-plugins); remove one first", self.max_count);
+            return Err(Error::new(ErrorCode::TooLarge, message));
+        }
         let wasm = Bytes::from(tokio::fs::read(&new.file).await.map_err(Error::internal)?);
         let hashed = wasm.clone();
         let sha256 = tokio::task::spawn_blocking(move || sha256_hex(&hashed)).await.map_err(Error::internal)?;

@@ -133,6 +133,14 @@ async fn the_same_bytes_and_the_same_version_are_conflicts_and_another_version_l
 }
 
 #[tokio::test]
+async fn there_are_only_so_many_plugins() {
+    let (host, _store) = host_with_hostile(&["--max-plugins", "1"]).await;
+    let (status, error) = upload(&host, scaler(), None).await;
+    assert_eq!(status, 413);
+    assert!(error_message(&error).contains("--max-plugins"), "{error}");
+}
+
+#[tokio::test]
 async fn what_is_no_plugin_is_refused_and_leaves_nothing() {
     let (host, store) = Host::with_iris(&["--max-plugin-bytes", "1MiB"]).await;
     for (wasm, status, reason) in [
@@ -218,8 +226,11 @@ async fn a_bound_plugin_serves_says_how_it_is_initialised_and_stays_after_a_rest
     assert_eq!(answer(unbound).await.0, 200);
     assert_eq!(ask(&host).await.0, 400);
     host.assert_serves().await;
+    let metric = "nexus_plugin_memory_bytes_count{plugin=\"hostile@0.1.0\"}";
+    assert!(host.metric(metric).await.is_some());
     let removed = host.client.delete(format!("{}/plugins?name=hostile&version=0.1.0", host.url)).send().await.unwrap();
     assert_eq!(answer(removed).await.0, 200);
+    assert_eq!(host.metric(metric).await, None);
     assert_eq!(answer(host.get("/plugins").await).await.1["plugins"], json!([]));
     assert!(!store.path().join("plugins/hostile/0.1.0/plugin.wasm").exists());
 }
