@@ -11,6 +11,7 @@ mod models;
 mod onnx_file;
 mod operation;
 mod pictures;
+mod plugin_failures;
 mod plugins;
 mod predict;
 mod process;
