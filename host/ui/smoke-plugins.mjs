@@ -123,18 +123,21 @@ export async function drivePlugins(page) {
   });
 
   await step(page, "A plugin that was bypassed is warned of beside the answer", async () => {
-    await page.selectOption("#preprocess-failure", "bypass");
+    // What the model answers takes the place of what postprocess would make of it.
+    await page.selectOption("#postprocess-plugin", "hostile@0.1.0");
+    for (const stage of ["preprocess", "postprocess"]) {
+      await page.fill(`#${stage}-config`, '{"stage": "postprocess", "do": "panic"}');
+    }
+    await page.selectOption("#postprocess-failure", "bypass");
     assert.equal((await bind(page)).status, 200, await textOf(page, "#pipeline-error"));
     await page.waitForSelector("#warnings .warning", { state: "detached" }); // A new binding begins anew.
-    // These sixteen bytes can take the place of the model's four floats.
     const answer = await predictTyped(page, '{"x": [1,2,3,4]}');
     assert.equal(answer.status, 200, JSON.stringify(answer.body));
-    assert.equal(answer.headers["x-bypassed"], "preprocess");
-    assert.match(await textOf(page, "#features-answer .warning"), /Bypassed: preprocess/);
+    assert.equal(answer.headers["x-bypassed"], "postprocess");
+    assert.match(await textOf(page, "#features-answer .warning"), /Bypassed: postprocess/);
   });
 
   await step(page, "A plugin's answer of another type is shown as text", async () => {
-    await page.selectOption("#preprocess-failure", "fail");
     await page.fill("#preprocess-config", '{"stage": "postprocess", "do": "other-type"}');
     await page.check("#postprocess-same");
     assert.equal((await bind(page)).status, 200, await textOf(page, "#pipeline-error"));
