@@ -7,6 +7,8 @@ use serde_json::Value;
 const FAULTS: usize = 5;
 /// Parts of a schema with every reference replaced by what it names: what a chain of references doubles at each link.
 const EXPANDED_PARTS: usize = 20_000;
+/// Levels of a schema with every reference replaced: each takes stack, here and in the validator.
+const EXPANDED_DEPTH: usize = 256;
 /// Parts of a schema times parts of a configuration: the most that checking one looks at.
 const CHECKED_PARTS: usize = 20_000_000;
 
@@ -28,7 +30,7 @@ impl ConfigSchema {
         }
         let schema: Value =
             serde_json::from_str(text).map_err(|error| format!("its config schema is no JSON: {error}"))?;
-        let parts = expanded_parts(&schema, &schema, &mut Vec::new())?;
+        let parts = expanded_parts(&schema, &schema, &mut Vec::new(), 0)?;
         let validator = jsonschema::options()
             // An engine whose time is linear in the text: the pattern is the plugin's.
             .with_pattern_options(PatternOptions::regex())
@@ -61,8 +63,18 @@ impl ConfigSchema {
 /// Counts a schema's parts with each reference replaced by what it names. `open` are the references being followed.
 ///
 /// # Errors
-/// There are too many, a reference leads back to itself, or it leaves the schema.
-fn expanded_parts<'s>(schema: &'s Value, part: &'s Value, open: &mut Vec<&'s str>) -> Result<usize, String> {
+/// There are too many, they lie too deep, a reference leads back to itself, or it leaves the schema.
+fn expanded_parts<'s>(
+    schema: &'s Value,
+    part: &'s Value,
+    open: &mut Vec<&'s str>,
+    depth: usize,
+) -> Result<usize, String> {
+    if depth > EXPANDED_DEPTH {
+        return Err(format!(
+            "its config schema is more than {EXPANDED_DEPTH} levels deep once its references are followed"
+        ));
+    }
     let mut count = 1usize;
     let mut add = |parts: usize| {
         count = count.saturating_add(parts);
@@ -72,7 +84,7 @@ fn expanded_parts<'s>(schema: &'s Value, part: &'s Value, open: &mut Vec<&'s str
     match part {
         Value::Array(items) => {
             for item in items {
-                add(expanded_parts(schema, item, open)?)?;
+                add(expanded_parts(schema, item, open, depth + 1)?)?;
             }
         }
         Value::Object(fields) => {
@@ -84,7 +96,7 @@ fn expanded_parts<'s>(schema: &'s Value, part: &'s Value, open: &mut Vec<&'s str
                             format!("its config schema's reference {reference:?} leads nowhere or to itself")
                         })?;
                         open.push(reference);
-                        add(expanded_parts(schema, target, open)?)?;
+                        add(expanded_parts(schema, target, open, depth + 1)?)?;
                         open.pop();
                     }
                     ("$dynamicRef" | "$recursiveRef", _) => {
@@ -92,7 +104,7 @@ fn expanded_parts<'s>(schema: &'s Value, part: &'s Value, open: &mut Vec<&'s str
                     }
                     // Counted where they are referred to.
                     ("$defs" | "definitions", _) if open.is_empty() && std::ptr::eq(schema, part) => {}
-                    _ => add(expanded_parts(schema, field, open)?)?,
+                    _ => add(expanded_parts(schema, field, open, depth + 1)?)?,
                 }
             }
         }
@@ -162,6 +174,30 @@ mod tests {
         assert_eq!(check(&schema, &json!([1, 2, 3])), Ok(()));
         let endless = json!({ "properties": { "a": { "$ref": "#" } } });
         assert!(ConfigSchema::parse(&endless.to_string()).err().unwrap().contains("leads nowhere or to itself"));
+    }
+
+    /// Following thousands of references one in the other would take a thread's whole stack, and the process with it.
+    #[test]
+    fn a_schema_of_a_long_chain_of_references_is_refused() {
+        let chain = |links: usize| {
+            let mut defs: serde_json::Map<String, Value> = (0..links)
+                .map(|link| (format!("a{link}"), json!({ "$ref": format!("#/$defs/a{}", link + 1) })))
+                .collect();
+            defs.insert(format!("a{links}"), json!({ "type": "object" }));
+            json!({ "$defs": defs, "$ref": "#/$defs/a0" })
+        };
+        let message = ConfigSchema::parse(&chain(6000).to_string()).err().unwrap();
+        assert!(message.contains("more than 256 levels deep"), "{message}");
+        assert_eq!(check(&chain(50), &json!({})), Ok(()));
+        // Few references, but far apart.
+        let nested = |link: usize| {
+            let next = json!({ "$ref": format!("#/$defs/a{}", link + 1) });
+            (0..100).fold(next, |inner, _| json!({ "items": inner }))
+        };
+        let mut defs: serde_json::Map<String, Value> = (0..60).map(|link| (format!("a{link}"), nested(link))).collect();
+        defs.insert("a60".to_owned(), json!({}));
+        let schema = json!({ "$defs": defs, "$ref": "#/$defs/a0" });
+        assert!(ConfigSchema::parse(&schema.to_string()).err().unwrap().contains("more than 256 levels deep"));
     }
 
     #[test]
