@@ -6,9 +6,10 @@ use std::sync::Arc;
 use chrono::Utc;
 
 use super::bind::describe;
-use super::load::read_metadata;
-use super::registry::{BoundPipeline, BoundStage, ModelVersion, input_specs};
+use super::registry::{BoundPipeline, BoundStage, ModelVersion};
 use super::repository::{Pipeline, Sidecar, StageBinding};
+use super::spec::input_specs;
+use super::upload::read_metadata;
 use super::worker::{Runtime, WorkerLimits, Workers};
 use crate::digest::sha256_of_file;
 use crate::error::{Error, Result};

@@ -6,8 +6,9 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use super::load::Models;
-use super::registry::{BoundPipeline, BoundStage, ModelVersion, tensor_spec};
+use super::registry::{BoundPipeline, BoundStage, ModelVersion};
 use super::repository::{OnFailure, Pipeline, StageBinding, VersionConfig};
+use super::spec::tensor_spec;
 use crate::error::{Error, ErrorCode, Result};
 use crate::pipeline::{self, Payload, Trace, only_input};
 use crate::plugin::{Binding, Manifest, ModelDescription, Plugin, Request, Stage};

@@ -2,19 +2,24 @@
 
 mod alone;
 mod bind;
+mod bundle;
 mod labels;
 mod load;
 mod registry;
 mod repository;
+mod spec;
+mod upload;
 mod worker;
 
 pub use bind::{Golden, Rebound, describe};
 pub use labels::parse as parse_labels;
-pub use load::{IMAGE_PLUGIN, Models, NewModel};
-pub use registry::{BoundPipeline, BoundStage, InputSpec, ModelVersion, Registry, Skipped};
+pub use load::Models;
+pub use registry::{BoundPipeline, BoundStage, ModelVersion, Registry, Skipped};
 pub use repository::{
     Entry, ModelConfig, OnFailure, Pipeline, Repository, RepositoryError, Sidecar, StageBinding, Stored, VersionConfig,
 };
+pub use spec::InputSpec;
+pub use upload::{IMAGE_PLUGIN, NewModel};
 pub use worker::{Inference, Runtime, WorkerLimits, Workers};
 
 use crate::error::{Error, Result};

@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use super::spec::InputSpec;
 use super::{OnFailure, Pipeline, Sidecar, Workers};
 use crate::error::{Error, Result};
-use crate::onnx::{Dim, ValueInfo, ValueKind};
 use crate::plugin::{Binding, Stage};
-use crate::tensor::{DataType, TensorSpec};
 
 /// A loaded version of a model. Requests hold an `Arc` of it, so it outlives its place in the registry.
 #[derive(Clone)]
@@ -57,14 +56,6 @@ impl BoundPipeline {
     }
 }
 
-/// One input of a model.
-#[derive(Debug, Clone)]
-pub struct InputSpec {
-    pub spec: TensorSpec,
-    /// The model holds a default for it.
-    pub optional: bool,
-}
-
 impl ModelVersion {
     pub fn id(&self) -> &str {
         &self.info.id
@@ -79,40 +70,6 @@ impl ModelVersion {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         NEXT.fetch_add(1, Ordering::Relaxed)
     }
-}
-
-/// The inputs a model declares, as the host checks them.
-///
-/// # Errors
-/// An input that a client could not give: not a tensor, of a datatype the host does not serve, or without a rank.
-pub(super) fn input_specs(inputs: &[ValueInfo]) -> Result<Vec<InputSpec>> {
-    let required = inputs.iter().filter(|input| !input.optional || is_servable(input));
-    required.map(|input| Ok(InputSpec { spec: tensor_spec(input)?, optional: input.optional })).collect()
-}
-
-fn is_servable(input: &ValueInfo) -> bool {
-    tensor_spec(input).is_ok()
-}
-
-/// What a plugin is told of an input or output.
-///
-/// # Errors
-/// As [`input_specs`].
-pub(super) fn tensor_spec(value: &ValueInfo) -> Result<TensorSpec> {
-    let ValueKind::Tensor { datatype, shape } = &value.kind else {
-        return Err(Error::invalid_input(format!("{} is not a tensor; the host cannot take it", value.name)));
-    };
-    let datatype = DataType::from_onnx(*datatype).ok_or_else(|| {
-        Error::invalid_input(format!("{} has ONNX datatype {datatype}, which the host does not serve", value.name))
-    })?;
-    let shape = shape.as_ref().ok_or_else(|| {
-        Error::invalid_input(format!("{} declares no number of axes, which the host needs", value.name))
-    })?;
-    let sizes = shape.iter().map(|dim| match dim {
-        Dim::Fixed(size) => *size,
-        Dim::Symbol(_) | Dim::Unknown => -1,
-    });
-    Ok(TensorSpec { name: value.name.clone(), datatype, shape: sizes.collect() })
 }
 
 /// A version in the store that does not serve, and why.

@@ -1,0 +1,186 @@
+//! How an upload comes to serve: checked, loaded, bound, published.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use chrono::Utc;
+use tempfile::TempPath;
+
+use super::load::Models;
+use super::registry::ModelVersion;
+use super::repository::{ModelConfig, Pipeline, Settings, Sidecar, StageBinding, VersionConfig};
+use super::{check_name, labels};
+use crate::error::{Error, ErrorCode, Result};
+use crate::onnx::{self, MetadataError, ModelMetadata};
+
+/// The plugin that reads images for models uploaded as image models.
+pub const IMAGE_PLUGIN: &str = "image-classifier";
+/// A model on its way in: everything of it is on this machine's disk or in memory, nothing is checked yet.
+pub struct NewModel {
+    pub id: String,
+    pub name: String,
+    pub version: String,
+    /// The file, removed when this is dropped.
+    pub file: TempPath,
+    pub sha256: String,
+    /// Bytes of the file.
+    pub size: u64,
+    /// A label file as it came.
+    pub labels: Option<Bytes>,
+    /// Plugins to bind; without, those that are set for the model.
+    pub pipeline: Option<Pipeline>,
+}
+
+impl Models {
+    /// Checks, loads and publishes an upload; from then on it serves.
+    ///
+    /// # Errors
+    /// A name, file or label file that is not one; plugins that do not fit it; a version that exists.
+    pub async fn add(&self, new: &NewModel) -> Result<Arc<ModelVersion>> {
+        // Both become parts of a path in the store.
+        check_name("id", &new.id)?;
+        check_name("version", &new.version)?;
+        if let Ok(existing) = self.registry.get(&new.id, Some(&new.version)) {
+            return Err(Error::new(
+                ErrorCode::Conflict,
+                format!(
+                    "model {} has a version {} already; upload under another version",
+                    existing.id(),
+                    existing.version()
+                ),
+            ));
+        }
+        let mut model = self.check(new).await?;
+        let config = self.repository.config(&new.id).await?;
+        self.bind_and_try(&mut model, new.pipeline.as_ref().unwrap_or_else(|| config.pipeline_of(&new.version)))
+            .await?;
+        self.publish(model, new).await
+    }
+
+    /// Makes a checked version serve, and what is bound to it last.
+    async fn publish(&self, mut model: ModelVersion, new: &NewModel) -> Result<Arc<ModelVersion>> {
+        let _change = self.changes.acquire().await.map_err(Error::internal)?;
+        let before = self.repository.config(&new.id).await?;
+        let after = self.with_pipeline(new, &before).await?;
+        let pipeline = after.as_ref().unwrap_or(&before).pipeline_of(&new.version);
+        if *pipeline != model.pipeline.configured || !self.are_current(&model.pipeline) {
+            // Somebody changed it since it was bound.
+            self.bind_and_try(&mut model, &pipeline.clone()).await?;
+        }
+        // The configuration first: of a version that is not there yet it says nothing.
+        if let Some(after) = &after {
+            self.repository.write_config(&new.id, after).await?;
+        }
+        let published = self.repository.publish(&model.info, new.labels.as_ref(), &new.file).await;
+        if published.is_err() && after.is_some() {
+            self.repository.write_config(&new.id, &before).await?;
+        }
+        model.path = published?;
+        let model = self.registry.insert(model);
+        tracing::info!(model = model.id(), version = model.version(), bytes = model.info.size, "model uploaded");
+        Ok(model)
+    }
+
+    /// The model's configuration with an upload's pipeline in it: set for all versions by the first one, and for itself
+    /// by a later one that differs. `None` where nothing is to be set.
+    async fn with_pipeline(&self, new: &NewModel, config: &ModelConfig) -> Result<Option<ModelConfig>> {
+        let Some(pipeline) = new.pipeline.clone() else { return Ok(None) };
+        if pipeline == *config.pipeline_of(&new.version) {
+            return Ok(None);
+        }
+        let mut config = config.clone();
+        if self.repository.versions(&new.id).await?.is_empty() {
+            config.pipeline = pipeline;
+        } else {
+            config.versions.insert(new.version.clone(), VersionConfig { pipeline });
+        }
+        Ok(Some(config))
+    }
+
+    /// Adds a model that classifies images through the bundled plugin, and makes it the default. Its versions count up
+    /// from 1. A pipeline that is set for the id already, with a configuration perhaps, stays.
+    ///
+    /// # Errors
+    /// As [`Models::add`]; and `Conflict` where the id is that of a model which classifies no images.
+    pub async fn add_image_model(&self, mut new: NewModel) -> Result<Arc<ModelVersion>> {
+        check_name("id", &new.id)?;
+        let taken = self.repository.versions(&new.id).await?;
+        let config = self.repository.config(&new.id).await?;
+        let is_image_model = config.pipeline.preprocess.as_ref().is_some_and(|stage| names_plugin(stage, IMAGE_PLUGIN));
+        if !taken.is_empty() && !is_image_model {
+            return Err(Error::new(
+                ErrorCode::Conflict,
+                format!("{} is a model that takes no images; give the image model's file another name", new.id),
+            ));
+        }
+        if !is_image_model {
+            new.pipeline = Some(self.image_pipeline()?);
+        }
+        let highest: u64 = taken.iter().filter_map(|version| version.parse().ok()).max().unwrap_or(0);
+        let model = self.add_numbered(&mut new, highest).await?;
+        self.set_default_image_model(model.id()).await?;
+        Ok(model)
+    }
+
+    /// Adds under the next free number: others may be uploading to the same id.
+    async fn add_numbered(&self, new: &mut NewModel, highest: u64) -> Result<Arc<ModelVersion>> {
+        const TRIES: u64 = 64;
+        for number in highest.saturating_add(1)..=highest.saturating_add(TRIES) {
+            new.version = number.to_string();
+            match self.add(new).await {
+                Err(error) if error.code == ErrorCode::Conflict => {}
+                added => return added,
+            }
+        }
+        Err(Error::new(ErrorCode::Conflict, format!("many uploads of {} are in progress; try again", new.id)))
+    }
+
+    fn image_pipeline(&self) -> Result<Pipeline> {
+        let plugin = self.plugins.find(IMAGE_PLUGIN, None).map_err(|_| {
+            Error::new(ErrorCode::NotReady, format!("no plugin {IMAGE_PLUGIN} is loaded; start the host with --bundle"))
+        })?;
+        let stage = StageBinding::new(plugin.reference());
+        Ok(Pipeline { preprocess: Some(stage.clone()), postprocess: Some(stage), golden: None })
+    }
+
+    /// Reads what the file says of itself and loads it, with no plugins around it yet.
+    async fn check(&self, new: &NewModel) -> Result<ModelVersion> {
+        let class_labels = new.labels.as_deref().map(labels::parse).transpose()?.unwrap_or_default();
+        let file = new.file.to_path_buf();
+        let metadata = read_metadata(&file).await?;
+        let sidecar = Sidecar {
+            id: new.id.clone(),
+            name: new.name.clone(),
+            version: new.version.clone(),
+            sha256: new.sha256.clone(),
+            size: new.size,
+            uploaded_at: Utc::now(),
+            metadata,
+        };
+        self.open(sidecar, String::new(), class_labels, file).await
+    }
+
+    async fn set_default_image_model(&self, id: &str) -> Result<()> {
+        self.repository.write_settings(&Settings { default_image_model: Some(id.to_owned()) }).await?;
+        self.registry.set_default_image_model(Some(id.to_owned()));
+        Ok(())
+    }
+}
+
+/// What a model's file says of itself.
+///
+/// # Errors
+/// `InvalidInput` where it is no ONNX model.
+pub(super) async fn read_metadata(file: &Path) -> Result<ModelMetadata> {
+    let file = file.to_owned();
+    let metadata = tokio::task::spawn_blocking(move || onnx::read_file(&file)).await.map_err(Error::internal)?;
+    metadata.map_err(|error| match error {
+        MetadataError::Read(error) => Error::internal(error),
+        error => Error::invalid_input(error.to_string()),
+    })
+}
+
+pub(super) fn names_plugin(stage: &StageBinding, name: &str) -> bool {
+    stage.plugin.split('@').next() == Some(name)
+}
