@@ -37,7 +37,17 @@ impl ModelVersion {
         };
         let (size, sha256, workers) = tokio::task::spawn_blocking(load).await.map_err(Error::internal)??;
         let version = "0".to_owned();
-        let info = Sidecar { name: id.clone(), id, version, sha256, size, uploaded_at: Utc::now(), metadata };
+        let info = Sidecar {
+            name: id.clone(),
+            id,
+            version,
+            sha256,
+            size,
+            uploaded_at: Utc::now(),
+            files: Vec::new(),
+            session_bytes: None,
+            metadata,
+        };
         let (serial, path) = (ModelVersion::next_serial(), file.display().to_string());
         let pipeline = BoundPipeline::default();
         Ok(ModelVersion { serial, info, path, inputs, labels, pipeline, workers: Arc::new(workers) })

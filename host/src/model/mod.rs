@@ -16,7 +16,8 @@ pub use labels::parse as parse_labels;
 pub use load::Models;
 pub use registry::{BoundPipeline, BoundStage, ModelVersion, Registry, Skipped};
 pub use repository::{
-    Entry, ModelConfig, OnFailure, Pipeline, Repository, RepositoryError, Sidecar, StageBinding, Stored, VersionConfig,
+    DataFile, Entry, ModelConfig, OnFailure, Pipeline, Repository, RepositoryError, Sidecar, StageBinding, Stored,
+    VersionConfig,
 };
 pub use spec::InputSpec;
 pub use upload::{IMAGE_PLUGIN, NewModel};

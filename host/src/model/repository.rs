@@ -43,8 +43,24 @@ pub struct Sidecar {
     /// Bytes of the model file.
     pub size: u64,
     pub uploaded_at: DateTime<Utc>,
+    /// Files beside the model that it keeps weights in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<DataFile>,
+    /// Memory that one session of it took when it was admitted, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_bytes: Option<u64>,
     #[serde(flatten)]
     pub metadata: ModelMetadata,
+}
+
+/// A file of external data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataFile {
+    /// Relative to the model's folder, as the model names it.
+    pub path: String,
+    /// Bytes.
+    pub size: u64,
+    pub sha256: String,
 }
 
 /// `model.toml`: what is set for all versions of a model.
@@ -370,6 +386,8 @@ async fn describe(entry: &Entry, file: &Path) -> Result<Sidecar> {
         sha256,
         size,
         uploaded_at: Utc::now(),
+        files: Vec::new(),
+        session_bytes: None,
         metadata,
     })
 }

@@ -156,6 +156,8 @@ impl Models {
             sha256: new.sha256.clone(),
             size: new.size,
             uploaded_at: Utc::now(),
+            files: Vec::new(),
+            session_bytes: None,
             metadata,
         };
         self.open(sidecar, String::new(), class_labels, file).await
