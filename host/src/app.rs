@@ -19,11 +19,13 @@ pub struct App {
     pub models: Models,
     pub plugins: Plugins,
     pub cache: PredictionCache,
-    pub metrics: Metrics,
+    pub metrics: Arc<Metrics>,
     /// Predictions that may be in progress.
     predictions: Arc<Semaphore>,
     /// Uploads that may be in progress.
     uploads: Arc<Semaphore>,
+    /// Requests copied to shadow versions that may be in progress.
+    shadows: Arc<Semaphore>,
     /// Set when the host is asked to end; `/health` says so, and no new connection is taken.
     draining: AtomicBool,
 }
@@ -35,7 +37,7 @@ impl App {
     /// What keeps the host from starting, such as a store that cannot be opened. A model that cannot serve is skipped, not an error.
     pub async fn start(config: Config, runtime: Runtime) -> Result<App> {
         let fatal = |problem: String| Error::new(ErrorCode::Internal, problem);
-        let metrics = Metrics::new().map_err(|error| fatal(error.to_string()))?;
+        let metrics = Arc::new(Metrics::new().map_err(|error| fatal(error.to_string()))?);
         let store = Store::open(&config.store, object_store_options()).map_err(|error| fatal(error.to_string()))?;
         let egress = EgressPolicy::new(config.allow_hosts.clone());
         let compiled = compiled_cache(&config.plugin, &store).map_err(fatal)?;
@@ -49,13 +51,18 @@ impl App {
             plugins.import(&bundle.join("plugins")).await?;
         }
         plugins.find_all().await?;
-        let models = Models::new(Repository::new(store), runtime, plugins.clone(), &config);
+        let models = Models::new(Repository::new(store), runtime, plugins.clone(), Arc::clone(&metrics), &config);
         models.set_up(config.bundle.as_deref()).await?;
-        models.load_all().await?;
+        models.find_all().await?;
+        models.load_all().await;
+        if !config.store_poll.is_zero() {
+            tokio::spawn(models.clone().follow_store(config.store_poll));
+        }
         Ok(App {
             cache: PredictionCache::new(&config.cache),
             predictions: Arc::new(Semaphore::new(config.limits.max_predictions as usize)),
             uploads: Arc::new(Semaphore::new(config.limits.max_uploads as usize)),
+            shadows: Arc::new(Semaphore::new(config.engine.max_shadows as usize)),
             draining: AtomicBool::new(false),
             models,
             plugins,
@@ -87,6 +94,11 @@ impl App {
         self.uploads.clone().try_acquire_owned().map_err(|_| {
             Error::new(ErrorCode::Overloaded, format!("{limit} uploads are in progress (--max-uploads); try again"))
         })
+    }
+
+    /// Leave to run one copy of a request, held until it ends; `None` where as many as allowed are in progress.
+    pub fn admit_shadow(&self) -> Option<OwnedSemaphorePermit> {
+        self.shadows.clone().try_acquire_owned().ok()
     }
 
     pub fn is_draining(&self) -> bool {

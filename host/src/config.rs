@@ -2,10 +2,12 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use sysinfo::System;
 
 use crate::author::PluginCommand;
 use crate::plugin::{HostPattern, PluginLimits};
@@ -53,6 +55,10 @@ pub struct Config {
     /// Where models and plugins are kept: a folder, or s3://, gs://, az:// and a prefix.
     #[arg(long, env = "NEXUS_STORE", default_value = "store", value_name = "FOLDER|URL")]
     pub store: String,
+
+    /// How often the store is looked at for what other hosts changed; 0s: never.
+    #[arg(long, env = "NEXUS_STORE_POLL", default_value = "1s", value_parser = humantime::parse_duration)]
+    pub store_poll: Duration,
 
     /// Folder of bundled models and plugins: the models are imported into an empty store at first start, the plugins at
     /// every start in place of those of their names and versions.
@@ -129,6 +135,19 @@ pub struct EngineConfig {
     /// where their copies of the model would take over 1 GiB].
     #[arg(long, env = "NEXUS_INSTANCES", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub instances: Option<u16>,
+
+    /// Memory that loaded versions may take together; past it the least recently used is unloaded, and loaded again when it
+    /// is asked for [default: four fifths of what the machine or the container has].
+    #[arg(long, env = "NEXUS_MAX_LOADED_BYTES", value_name = "BYTES")]
+    pub max_loaded_bytes: Option<ByteSize>,
+
+    /// Runs on zeros before a version takes traffic.
+    #[arg(long, env = "NEXUS_WARMUP_RUNS", default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1000))]
+    pub warmup_runs: u32,
+
+    /// Requests copied to shadow versions that may be in progress at once; past it no more are copied.
+    #[arg(long, env = "NEXUS_MAX_SHADOWS", default_value_t = 32, value_name = "N")]
+    pub max_shadows: u32,
 
     /// Requests that may wait for a model version's workers; past it the answer is 503.
     #[arg(long, env = "NEXUS_QUEUE_CAPACITY", default_value_t = 256, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -314,6 +333,13 @@ impl OnnxRuntimeConfig {
 const SHARED_MODEL_BYTES: u64 = 1 << 30;
 
 impl EngineConfig {
+    /// Memory that loaded versions may take together, in bytes.
+    pub fn max_loaded_bytes(&self) -> u64 {
+        static DEFAULT: OnceLock<u64> = OnceLock::new();
+        let default = || *DEFAULT.get_or_init(|| memory_of_machine() / 5 * 4);
+        self.max_loaded_bytes.map_or_else(default, |bytes| bytes.as_u64())
+    }
+
     /// Workers of a loaded version whose model file has that many bytes.
     pub fn instance_count(&self, model_bytes: u64) -> usize {
         if let Some(instances) = self.instances {
@@ -323,6 +349,13 @@ impl EngineConfig {
         let affordable = SHARED_MODEL_BYTES / model_bytes.max(1);
         usize::try_from(affordable).unwrap_or(cores).clamp(1, cores)
     }
+}
+
+/// Bytes of memory that this process may use: the machine's, or the container's where that is less.
+fn memory_of_machine() -> u64 {
+    let mut system = System::new();
+    system.refresh_memory();
+    system.cgroup_limits().map_or(system.total_memory(), |limits| limits.total_memory)
 }
 
 impl PluginConfig {

@@ -32,6 +32,8 @@ pub mod predict;
 pub mod routes;
 /// Bind, serve, drain.
 pub mod server;
+/// Copies of requests, for versions on trial.
+pub mod shadow;
 /// Where models and plugins are kept.
 pub mod store;
 /// JSON log lines that carry the request's id.

@@ -1,5 +1,8 @@
 //! Every metric, in one struct. Names are kept from the services this project replaces; new ones are `nexus_*`.
 
+use std::collections::HashMap;
+
+use prometheus::core::{Collector, MetricVec, MetricVecBuilder};
 use prometheus::{
     Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
@@ -37,6 +40,20 @@ pub struct Metrics {
     pub circuit_open: IntGaugeVec,
     /// Model versions that serve.
     pub models_loaded: IntGauge,
+    /// Loads of a version, by model, version and outcome (`ok`, `error`).
+    pub model_loads: IntCounterVec,
+    /// Versions unloaded, by model, version and reason.
+    pub model_unloads: IntCounterVec,
+    /// Memory of a loaded version in bytes, by model and version.
+    pub model_memory: IntGaugeVec,
+    /// Copies of requests that a shadow version answered, by model, version and outcome (`ok`, an error code, `dropped`).
+    pub shadow_predictions: IntCounterVec,
+    /// Answers of a shadow version, by model, version and whether they were the `same` as the real one or `different`.
+    pub shadow_answers: IntCounterVec,
+    /// Seconds that a shadow version took, by model and version.
+    pub shadow_duration: HistogramVec,
+    /// 1 while the store can be read.
+    pub store_up: IntGauge,
     /// Predictions answered from memory.
     pub cache_hits: IntCounter,
     /// Predictions that were not in memory.
@@ -69,11 +86,14 @@ impl Metrics {
             .buckets((20..=32).map(|power| 2f64.powi(power)).collect());
         let plugin_memory = HistogramVec::new(memory, &["plugin"])?;
         registry.register(Box::new(plugin_memory.clone()))?;
-        let circuit_open = IntGaugeVec::new(
-            Opts::new("nexus_plugin_circuit_open", "1 while a plugin that trapped again and again is left alone"),
-            &["model", "version", "stage", "plugin"],
-        )?;
-        registry.register(Box::new(circuit_open.clone()))?;
+        let gauge = |name: &str, help: &str, labels: &[&str]| -> Result<IntGaugeVec, prometheus::Error> {
+            let gauge = IntGaugeVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok(gauge)
+        };
+        let store_up = IntGauge::new("nexus_store_up", "1 while the store can be read")?;
+        registry.register(Box::new(store_up.clone()))?;
+        store_up.set(1);
         let models_loaded = IntGauge::new("models_loaded", "Model versions that serve")?;
         registry.register(Box::new(models_loaded.clone()))?;
         Ok(Metrics {
@@ -120,8 +140,31 @@ impl Metrics {
                 "Requests that went around a stage that failed",
                 &["model", "version", "stage"],
             )?,
-            circuit_open,
+            circuit_open: gauge(
+                "nexus_plugin_circuit_open",
+                "1 while a plugin that trapped again and again is left alone",
+                &["model", "version", "stage", "plugin"],
+            )?,
             models_loaded,
+            model_loads: counter("nexus_model_loads_total", "Loads of a version", &["model", "version", "outcome"])?,
+            model_unloads: counter("nexus_model_unloads_total", "Versions unloaded", &["model", "version", "reason"])?,
+            model_memory: gauge("nexus_model_memory_bytes", "Memory of a loaded version", &["model", "version"])?,
+            shadow_predictions: counter(
+                "nexus_shadow_predictions_total",
+                "Copies of requests that a shadow version answered, by outcome: ok, an error code or dropped",
+                &["model", "version", "outcome"],
+            )?,
+            shadow_answers: counter(
+                "nexus_shadow_answers_total",
+                "Answers of a shadow version: same as the real one, or different",
+                &["model", "version", "answer"],
+            )?,
+            shadow_duration: seconds(
+                "nexus_shadow_duration_seconds",
+                "Time that a shadow version took",
+                &["model", "version"],
+            )?,
+            store_up,
             cache_hits: plain("nexus_cache_hits_total", "Predictions answered from memory")?,
             cache_misses: plain("nexus_cache_misses_total", "Predictions that were not in memory")?,
             registry,
@@ -142,6 +185,23 @@ impl Metrics {
         self.plugin_memory.remove_label_values(&[plugin]).ok();
     }
 
+    /// Lets go of what was counted of a version that is no more.
+    pub fn forget_version(&self, model: &str, version: &str) {
+        for counter in [
+            &self.predictions,
+            &self.plugin_bypasses,
+            &self.model_loads,
+            &self.model_unloads,
+            &self.shadow_predictions,
+            &self.shadow_answers,
+        ] {
+            remove_version(counter, model, version);
+        }
+        for histogram in [&self.inference_duration, &self.queue_duration, &self.shadow_duration] {
+            remove_version(histogram, model, version);
+        }
+    }
+
     /// All metrics in Prometheus' text format.
     ///
     /// # Errors
@@ -155,5 +215,17 @@ impl Metrics {
     /// The text format's media type.
     pub fn content_type() -> &'static str {
         prometheus::TEXT_FORMAT
+    }
+}
+
+/// Removes the series of a version, whatever their other labels.
+fn remove_version<B: MetricVecBuilder>(metric: &MetricVec<B>, model: &str, version: &str) {
+    for series in metric.collect().iter().flat_map(|family| family.get_metric()) {
+        let labels: HashMap<&str, &str> =
+            series.get_label().iter().map(|label| (label.name(), label.value())).collect();
+        if labels.get("model") == Some(&model) && labels.get("version") == Some(&version) {
+            // It was there a line ago; another removal may have been first.
+            metric.remove(&labels).ok();
+        }
     }
 }

@@ -10,8 +10,8 @@ use crate::model::{BoundStage, ModelVersion, OnFailure};
 use crate::plugin::{Crossed, Instance, Request, Response, Stage};
 use crate::tensor::{Output, Tensor};
 
-/// What a client asks of a model.
-#[derive(Debug)]
+/// What a client asks of a model. Cloning shares the elements.
+#[derive(Debug, Clone)]
 pub enum Payload {
     /// Tensors for the model's inputs, as a preprocess plugin would make them.
     Tensors(Vec<Tensor>),

@@ -9,9 +9,10 @@ use crate::app::App;
 use crate::blocking::off_async_threads;
 use crate::cache::CacheKey;
 use crate::error::{Error, ErrorCode, Result};
-use crate::model::{ModelVersion, OnFailure};
+use crate::model::{Entry, ModelVersion, OnFailure};
 use crate::pipeline::{self, Answer, Payload, Trace, check_tensors, describe_inputs};
 use crate::plugin::Stage;
+use crate::shadow;
 use crate::tensor::Data;
 
 /// An answer, and where it came from.
@@ -22,19 +23,28 @@ pub struct Prediction {
     pub cached: bool,
 }
 
+/// Where a request goes.
+pub struct Target {
+    pub model: Arc<ModelVersion>,
+    /// A version that gets a copy.
+    pub shadow: Option<Entry>,
+}
+
 /// Runs a model on a request, or answers from memory if `use_cache` and the same was asked before. `trace` says what
 /// happened on the way, in an error too.
 ///
 /// # Errors
 /// Whatever [`Error`] says: bad input, a plugin's failure, a full queue, the time that one prediction may take.
 pub async fn predict(
-    app: &App,
-    model: &Arc<ModelVersion>,
+    app: &Arc<App>,
+    target: &Target,
     payload: Payload,
     use_cache: bool,
     trace: &mut Trace,
 ) -> Result<Prediction> {
     let limit = app.config.limits.predict_timeout;
+    let model = &target.model;
+    let copy = target.shadow.as_ref().map(|shadow| (shadow.clone(), payload.clone()));
     let work = predict_in_time(app, model, payload, use_cache, trace);
     let result = tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
         let limit = humantime::format_duration(limit);
@@ -46,6 +56,10 @@ pub async fn predict(
     let status = result.as_ref().map_or_else(|error| error.code.name(), |_| "ok");
     app.metrics.predictions.with_label_values(&[model.id(), model.version(), status]).inc();
     record(app, model, trace);
+    // Only now, so that the copy takes nothing from the request itself.
+    if let Some((shadow, payload)) = copy {
+        shadow::send(app, shadow, payload, result.as_ref().ok().map(|prediction| Arc::clone(&prediction.answer)));
+    }
     result
 }
 
@@ -88,7 +102,7 @@ pub fn check_payload(model: &ModelVersion, payload: &Payload) -> Result<()> {
 }
 
 /// Counts and times what happened.
-fn record(app: &App, model: &ModelVersion, trace: &Trace) {
+pub fn record(app: &App, model: &ModelVersion, trace: &Trace) {
     let metrics = &app.metrics;
     if let Some((queued, ran)) = trace.inference {
         let labels = [model.id(), model.version()];

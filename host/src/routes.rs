@@ -6,7 +6,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::middleware::from_fn_with_state;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use tower_http::timeout::RequestBodyTimeoutLayer;
@@ -33,6 +33,12 @@ pub fn router(app: Arc<App>) -> Result<Router> {
             "/models/{id}/pipeline",
             get(http::pipeline::show).put(http::pipeline::bind).delete(http::pipeline::unbind),
         )
+        .route("/models/{id}", delete(http::versions::remove_model))
+        .route("/models/{id}/versions/{version}", delete(http::versions::remove))
+        .route("/models/{id}/versions/{version}/load", post(http::versions::load))
+        .route("/models/{id}/versions/{version}/unload", post(http::versions::unload))
+        .route("/models/{id}/traffic", get(http::traffic::show).put(http::traffic::set).delete(http::traffic::clear))
+        .route("/models/{id}/traffic/rollback", post(http::traffic::roll_back))
         .route("/plugins", get(http::plugins::list).delete(http::plugins::remove))
         .route("/plugins/info", get(http::plugins::show))
         .route("/plugins/upload", post(http::plugins::upload))
@@ -71,6 +77,8 @@ fn cors(origins: &[String]) -> Result<CorsLayer> {
             HeaderName::from_static("x-cache"),
             HeaderName::from_static("server-timing"),
             HeaderName::from_static("x-bypassed"),
+            HeaderName::from_static("x-model-id"),
+            HeaderName::from_static("x-model-version"),
             header::RETRY_AFTER,
         ]))
 }

@@ -31,7 +31,7 @@ pub async fn serve(app: Arc<App>, asked_to_end: impl Future<Output = ()>) -> Res
     })?;
     let bound = listener.local_addr().map_err(Error::internal)?;
     let connections = Connections::new(&app)?;
-    tracing::info!(address = %bound, models = app.models.registry.list().len(), "listening");
+    tracing::info!(address = %bound, models = app.models.registry.ready().len(), "listening");
     tokio::select! {
         () = connections.accept(listener) => {}
         () = asked_to_end => {}

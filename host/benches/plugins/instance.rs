@@ -6,12 +6,12 @@ use std::sync::Arc;
 use clap::Parser;
 use model_nexus::app::App;
 use model_nexus::config::{Cli, Command};
-use model_nexus::model::{ModelVersion, NewModel, Pipeline, Runtime, StageBinding};
+use model_nexus::model::{Pipeline, Runtime, StageBinding};
 use model_nexus::pipeline::{Payload, Trace};
 use model_nexus::plugin::{
     Binding, EgressPolicy, Grants, Instance, ModelDescription, PluginHost, PluginLimits, Request, Wasm,
 };
-use model_nexus::predict::predict;
+use model_nexus::predict::{Target, predict};
 use model_nexus::tensor::{Data, DataType, Tensor, TensorSpec};
 use wasmtime::component::{Component, InstancePre, Linker, ResourceTable};
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store};
@@ -25,18 +25,23 @@ const IRIS: [f32; 4] = [5.1, 3.5, 1.4, 0.2];
 pub async fn trivial() {
     let store = tempfile::tempdir().unwrap();
     let app = iris_with_scaler(store.path()).await;
-    let model = app.models.registry.get("iris", None).unwrap();
+    let model = app.models.registry.ready().pop().unwrap();
+    let target = Target { model, shadow: None };
     let bare = Bare::new(&scaler());
     let [bare, alone, with] = medians(20_000, async |way| match way {
         0 => bare.once().await,
-        1 => ask(&app, &model, Payload::Tensors(vec![features()])).await,
-        _ => ask(&app, &model, Payload::Raw(json(br#"{"x":[5.1,3.5,1.4,0.2]}"#))).await,
+        1 => ask(&app, &target, Payload::Tensors(vec![features()])).await,
+        _ => ask(&app, &target, Payload::Raw(json(br#"{"x":[5.1,3.5,1.4,0.2]}"#))).await,
     })
     .await;
     row("trivial pre- and postprocess / wasmtime: instance and call", with.saturating_sub(alone), bare, "2.3");
 }
 
-async fn iris_with_scaler(store: &std::path::Path) -> App {
+async fn iris_with_scaler(store: &std::path::Path) -> Arc<App> {
+    let folder = store.join("models/iris/1");
+    std::fs::create_dir_all(&folder).unwrap();
+    let iris = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/iris/1/model.onnx");
+    std::fs::copy(iris, folder.join("model.onnx")).unwrap();
     let arguments = ["model-nexus", "serve", "--cache-bytes", "0", "--store", store.to_str().unwrap()];
     let Command::Serve(mut config) = Cli::try_parse_from(arguments).unwrap().command else { unreachable!() };
     config.bundle = None;
@@ -50,23 +55,13 @@ async fn iris_with_scaler(store: &std::path::Path) -> App {
     let plugin = model_nexus::plugin::NewPlugin { file: staged(scaler()), grants: Grants::default() };
     let plugin = app.plugins.add(plugin).await.unwrap();
     let stage = StageBinding::new(plugin.reference());
-    let iris = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../models/iris/1/model.onnx")).unwrap();
-    let new = NewModel {
-        id: "iris".into(),
-        name: "iris".into(),
-        version: "1".into(),
-        sha256: String::new(),
-        size: iris.len() as u64,
-        file: staged(iris),
-        labels: None,
-        pipeline: Some(Pipeline { preprocess: Some(stage.clone()), postprocess: Some(stage), golden: None }),
-    };
-    app.models.add(&new).await.unwrap();
-    app
+    let pipeline = Pipeline { preprocess: Some(stage.clone()), postprocess: Some(stage), golden: None };
+    app.models.set_pipeline("iris", None, pipeline).await.unwrap();
+    Arc::new(app)
 }
 
-async fn ask(app: &App, model: &Arc<ModelVersion>, payload: Payload) {
-    predict(app, model, payload, false, &mut Trace::default()).await.unwrap();
+async fn ask(app: &Arc<App>, target: &Target, payload: Payload) {
+    predict(app, target, payload, false, &mut Trace::default()).await.unwrap();
 }
 
 fn features() -> Tensor {

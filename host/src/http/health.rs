@@ -11,20 +11,21 @@ use serde_json::json;
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
-use crate::model::{BoundStage, ModelVersion};
+use crate::model::{BoundStage, ModelVersion, State as VersionState};
 use crate::plugin::OpenCircuit;
 
 /// 200 while the host takes requests, 503 while it drains. Versions that do not serve are named with the reason, and so
 /// are plugins that are left alone because they trapped again and again.
 pub async fn health(State(app): State<Arc<App>>) -> Response {
-    let skipped: Vec<_> = app
-        .models
-        .registry
-        .skipped()
-        .into_iter()
-        .map(|skipped| json!({ "id": skipped.id, "version": skipped.version, "reason": skipped.reason }))
-        .collect();
-    let models = app.models.registry.list();
+    let known = app.models.registry.list();
+    let skipped = known.iter().filter_map(|known| match &known.state {
+        VersionState::Failed(error) => {
+            Some(json!({ "id": known.id, "version": known.version, "reason": error.message }))
+        }
+        _ => None,
+    });
+    let skipped: Vec<_> = skipped.collect();
+    let models = app.models.registry.ready();
     let circuits = models.iter().flat_map(|model| open_circuits(model)).map(|(model, stage, open)| {
         json!({
             "model": model.id(),
@@ -36,14 +37,23 @@ pub async fn health(State(app): State<Arc<App>>) -> Response {
         })
     });
     let circuits: Vec<_> = circuits.collect();
-    let (status, text) = match app.is_draining() {
-        true => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
-        false => (StatusCode::OK, "healthy"),
+    let trouble = app.models.store.trouble();
+    let (status, text) = match (app.is_draining(), &trouble) {
+        (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+        (false, None) => (StatusCode::OK, "healthy"),
+        // Not 503: what is loaded serves, and hosts that all lose their store at once must not all lose their traffic.
+        (false, Some(_)) => (StatusCode::OK, "degraded"),
+    };
+    let store = match trouble {
+        None => json!({ "reachable": true }),
+        Some(trouble) => json!({ "reachable": false, "error": trouble.error, "since": trouble.since }),
     };
     let body = json!({
         "status": text,
         "version": env!("CARGO_PKG_VERSION"),
         "models_loaded": models.len(),
+        "models_known": known.len(),
+        "store": store,
         "plugins_loaded": app.plugins.list().len(),
         "default_image_model": app.models.registry.default_image_model(),
         "skipped": skipped,
@@ -53,8 +63,15 @@ pub async fn health(State(app): State<Arc<App>>) -> Response {
 }
 
 pub async fn metrics(State(app): State<Arc<App>>) -> Result<Response> {
-    let models = app.models.registry.list();
-    app.metrics.models_loaded.set(i64::try_from(models.len()).unwrap_or(i64::MAX));
+    let models = app.models.registry.ready();
+    let count = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    app.metrics.models_loaded.set(count(models.len() as u64));
+    app.metrics.store_up.set(app.models.store.trouble().is_none().into());
+    app.metrics.model_memory.reset();
+    for model in &models {
+        let memory = app.metrics.model_memory.with_label_values(&[model.id(), model.version()]);
+        memory.set(count(app.models.memory_of(&model.info)));
+    }
     app.metrics.circuit_open.reset();
     for model in &models {
         for (name, stage) in model.pipeline.stages() {

@@ -7,8 +7,10 @@ pub mod models;
 pub mod pipeline;
 pub mod plugins;
 pub mod predict;
+pub mod traffic;
 pub mod ui;
 pub mod upload;
+pub mod versions;
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -53,8 +55,15 @@ impl Observation {
         self.trace.get_or_init(|| trace);
     }
 
-    /// `Server-Timing`, and which stages were gone around.
+    /// The version that served, `Server-Timing`, and which stages were gone around.
     fn add_headers(&self, response: &mut Response) {
+        if let Some(model) = self.model.get() {
+            for (name, value) in [("x-model-id", model.id()), ("x-model-version", model.version())] {
+                if let Ok(value) = HeaderValue::from_str(value) {
+                    response.headers_mut().insert(HeaderName::from_static(name), value);
+                }
+            }
+        }
         let Some(trace) = self.trace.get() else { return };
         let bypassed: Vec<&str> = trace.bypassed.iter().map(|stage| stage.name()).collect();
         for (name, value) in [("server-timing", trace.server_timing()), ("x-bypassed", bypassed.join(", "))] {

@@ -1,4 +1,4 @@
-//! `GET /models` and `GET /models/info`: what is loaded.
+//! `GET /models` and `GET /models/info`: what there is, and how far it is from serving.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::error::{Error, Result};
-use crate::model::{BoundStage, ModelVersion};
+use crate::model::{DataFile, KnownVersion, Sidecar, StageBinding, State as VersionState, Traffic};
 use crate::onnx::{Dim, ValueInfo, ValueKind};
 use crate::tensor::DataType;
 
@@ -22,20 +22,17 @@ pub struct InfoQuery {
 
 pub async fn list(State(app): State<Arc<App>>) -> Json<Value> {
     let default_image_model = app.models.registry.default_image_model();
-    let models: Vec<Value> = app
-        .models
-        .registry
-        .list()
-        .iter()
-        .map(|model| {
-            let mut listed = identity(model);
-            listed["info"] = info(model);
-            listed["default_image_model"] = json!(default_image_model.as_deref() == Some(model.id()));
-            listed["pipeline"] = pipeline(model);
-            listed
-        })
-        .collect();
-    Json(json!({ "models": models }))
+    let known = app.models.registry.list();
+    let models = known.iter().map(|known| {
+        let mut listed = identity(&app, known);
+        listed["info"] = json!(known.info.as_ref().map(|info| info_of(info)));
+        listed["state"] = json!(known.state.name());
+        listed["default"] = json!(is_default(&app, known));
+        listed["default_image_model"] = json!(default_image_model.as_deref() == Some(&known.id));
+        listed["pipeline"] = pipeline(&app, known);
+        listed
+    });
+    Json(json!({ "models": models.collect::<Vec<Value>>() }))
 }
 
 pub async fn show(
@@ -44,15 +41,57 @@ pub async fn show(
 ) -> Result<Json<Value>> {
     let Query(query) = query.map_err(|error| Error::invalid_input(error.body_text()))?;
     let id = query.id.ok_or_else(|| Error::invalid_input("the query names no model: /models/info?id=iris"))?;
-    let model = app.models.registry.get(&id, query.version.as_deref())?;
-    Ok(Json(describe(&model)))
+    let known = app.models.registry.find(&id, query.version.as_deref())?;
+    let mut described = describe(&app, &known);
+    if query.version.is_none() {
+        let config = app.models.registry.config(&id);
+        let versions = app.models.registry.versions(&id)?;
+        described["versions"] = versions.iter().map(|known| summary(&app, known, &config.traffic)).collect();
+        described["traffic"] = json!(config.traffic);
+    }
+    Ok(Json(described))
+}
+
+/// `{"version","state","uploaded_at","memory_bytes","weight","default"}`
+fn summary(app: &App, known: &KnownVersion, traffic: &Traffic) -> Value {
+    let info = known.info.as_ref();
+    json!({
+        "version": known.version,
+        "state": known.state.name(),
+        "reason": reason(known),
+        "uploaded_at": info.map(|info| info.uploaded_at),
+        "memory_bytes": info.map(|info| app.models.memory_of(info)),
+        "weight": traffic.weights.get(&known.version),
+        "default": is_default(app, known),
+    })
+}
+
+fn is_default(app: &App, known: &KnownVersion) -> bool {
+    app.models.registry.find(&known.id, None).is_ok_and(|default| default.version == known.version)
+}
+
+/// Why a version cannot serve.
+fn reason(known: &KnownVersion) -> Option<&str> {
+    match &known.state {
+        VersionState::Failed(error) => Some(&error.message),
+        _ => None,
+    }
 }
 
 /// `{"model":{"id","name","version","path"},"info":{"inputs":[…],"outputs":[…]}}`, and beside `info`'s two what else the
 /// host knows of the version.
-pub fn describe(model: &ModelVersion) -> Value {
-    let metadata = &model.info.metadata;
-    let mut info = info(model);
+pub fn describe(app: &App, known: &KnownVersion) -> Value {
+    let mut info = known.info.as_ref().map_or_else(|| json!({}), |sidecar| describe_sidecar(app, sidecar));
+    info["state"] = json!(known.state.name());
+    info["reason"] = json!(reason(known));
+    info["labels"] = json!(known.ready().map(|model| model.labels.len()));
+    info["pipeline"] = pipeline(app, known);
+    json!({ "model": identity(app, known), "info": info })
+}
+
+fn describe_sidecar(app: &App, sidecar: &Sidecar) -> Value {
+    let metadata = &sidecar.metadata;
+    let mut info = info_of(sidecar);
     info["ir_version"] = json!(metadata.ir_version);
     info["opset"] = metadata
         .opset
@@ -65,29 +104,37 @@ pub fn describe(model: &ModelVersion) -> Value {
     info["producer"] = json!({ "name": metadata.producer_name, "version": metadata.producer_version });
     info["graph"] = json!(metadata.graph_name);
     info["metadata"] = metadata.metadata_props.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
-    info["sha256"] = json!(model.info.sha256);
-    info["size"] = json!(model.info.size);
-    info["uploaded_at"] = json!(model.info.uploaded_at);
-    info["labels"] = json!(model.labels.len());
-    info["pipeline"] = pipeline(model);
-    json!({ "model": identity(model), "info": info })
+    info["sha256"] = json!(sidecar.sha256);
+    info["size"] = json!(sidecar.size);
+    info["uploaded_at"] = json!(sidecar.uploaded_at);
+    let model = DataFile { path: "model.onnx".to_owned(), size: sidecar.size, sha256: sidecar.sha256.clone() };
+    info["files"] = json!([&[model], sidecar.files.as_slice()].concat());
+    info["memory"] = json!({ "bytes": app.models.memory_of(sidecar), "measured": sidecar.session_bytes.is_some() });
+    info
 }
 
-fn identity(model: &ModelVersion) -> Value {
-    json!({ "id": model.id(), "name": model.info.name, "version": model.version(), "path": model.path })
+fn identity(app: &App, known: &KnownVersion) -> Value {
+    let name = known.info.as_ref().map_or(&known.id, |info| &info.name);
+    let path = app.models.path_of(&known.entry());
+    json!({ "id": known.id, "name": name, "version": known.version, "path": path })
 }
 
-fn info(model: &ModelVersion) -> Value {
-    let metadata = &model.info.metadata;
+fn info_of(sidecar: &Sidecar) -> Value {
+    let metadata = &sidecar.metadata;
     json!({
         "inputs": metadata.inputs.iter().map(describe_value).collect::<Vec<_>>(),
         "outputs": metadata.outputs.iter().map(describe_value).collect::<Vec<_>>(),
     })
 }
 
-fn pipeline(model: &ModelVersion) -> Value {
-    let reference = |stage: &Option<BoundStage>| stage.as_ref().map(|stage| stage.binding.plugin().reference());
-    json!({ "preprocess": reference(&model.pipeline.preprocess), "postprocess": reference(&model.pipeline.postprocess) })
+fn pipeline(app: &App, known: &KnownVersion) -> Value {
+    let config = app.models.registry.config(&known.id);
+    let pipeline = match known.ready() {
+        Some(model) => &model.pipeline.configured,
+        None => config.pipeline_of(&known.version),
+    };
+    let reference = |stage: &Option<StageBinding>| stage.as_ref().map(|stage| stage.plugin.clone());
+    json!({ "preprocess": reference(&pipeline.preprocess), "postprocess": reference(&pipeline.postprocess) })
 }
 
 /// `{"name","dtype","datatype","shape","symbolic"}`: `dtype` is ONNX's number; -1 stands for a size that is not fixed, and

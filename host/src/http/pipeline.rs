@@ -14,7 +14,7 @@ use super::{read_body, to_the_end};
 use crate::app::App;
 use crate::config::to_usize;
 use crate::error::{Error, Result};
-use crate::model::{BoundStage, Golden, ModelVersion, Pipeline, Rebound, StageBinding};
+use crate::model::{BoundStage, Golden, KnownVersion, ModelVersion, Pipeline, Rebound, StageBinding};
 
 #[derive(Deserialize)]
 pub struct VersionQuery {
@@ -106,10 +106,10 @@ pub async fn show(
     query: std::result::Result<Query<VersionQuery>, QueryRejection>,
 ) -> Result<Json<Value>> {
     let versions = match version_of(query)? {
-        Some(version) => vec![app.models.registry.get(&id, Some(&version))?],
+        Some(version) => vec![app.models.registry.find(&id, Some(&version))?],
         None => app.models.registry.versions(&id)?,
     };
-    Ok(describe(&id, versions.iter().map(|model| (&**model, None))))
+    Ok(describe(&id, versions.iter().filter_map(KnownVersion::ready).map(|model| (&**model, None))))
 }
 
 fn version_of(query: std::result::Result<Query<VersionQuery>, QueryRejection>) -> Result<Option<String>> {

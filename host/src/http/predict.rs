@@ -22,16 +22,25 @@ use crate::app::App;
 use crate::blocking::off_async_threads;
 use crate::config::to_usize;
 use crate::error::{Error, ErrorCode, Result};
-use crate::model::ModelVersion;
+use crate::model::{Entry, ModelVersion, Route, Sticky};
 use crate::pipeline::{self, Answer, Payload, Trace};
 use crate::plugin;
-use crate::predict::{self, Prediction};
+use crate::predict::{self, Prediction, Target};
 use crate::tensor::Output;
 
 /// What every way of asking comes down to.
 struct Parsed {
-    model: Arc<ModelVersion>,
+    target: Target,
     payload: Payload,
+}
+
+/// A request as it came.
+struct Asked {
+    headers: HeaderMap,
+    /// Of the query, or of a form.
+    parameters: Vec<(String, String)>,
+    content_type: String,
+    body: Bytes,
 }
 
 /// The JSON body. Numbers stay text until the model, and with it the datatype, is known.
@@ -63,14 +72,14 @@ pub async fn predict(
         let limit = humantime::format_duration(limit);
         Error::new(ErrorCode::RequestTimeout, format!("the body did not come within {limit} (--predict-timeout)"))
     });
-    let Parsed { model, payload } = parsed??;
-    observation.serves(&model);
+    let Parsed { target, payload } = parsed??;
+    observation.serves(&target.model);
     let mut trace = Trace::default();
-    let prediction = predict::predict(&app, &model, payload, use_cache, &mut trace).await;
+    let prediction = predict::predict(&app, &target, payload, use_cache, &mut trace).await;
     observation.went(trace);
     let prediction = prediction?;
     let bytes = prediction.answer.byte_size();
-    off_async_threads(bytes, move || wrap(&model, &prediction, &id, started)).await?
+    off_async_threads(bytes, move || wrap(&target.model, &prediction, &id, started)).await?
 }
 
 /// `Cache-Control: no-cache` (or `no-store`) goes round the cache.
@@ -83,19 +92,56 @@ fn asks_for_fresh(headers: &HeaderMap) -> bool {
 }
 
 async fn parse(app: &Arc<App>, request: Request) -> Result<Parsed> {
-    let media_type = media_type(request.headers());
-    if media_type == "multipart/form-data" {
+    let content_type = media_type(request.headers());
+    if content_type == "multipart/form-data" {
         return parse_form(app, request).await;
     }
-    let parameters = Query::<Vec<(String, String)>>::try_from_uri(request.uri())
+    let Query(parameters) = Query::<Vec<(String, String)>>::try_from_uri(request.uri())
         .map_err(|error| Error::invalid_input(format!("the query string is not readable: {error}")))?;
-    let Query(parameters) = parameters;
-    let body = body_of(app, request.into_body()).await?;
-    if is_json(&media_type) {
-        let app = app.clone();
-        return off_async_threads(body.len(), move || parse_json(&app, body, parameters)).await?;
+    let (parts, body) = request.into_parts();
+    let body = read_body(body, to_usize(app.config.limits.max_body_bytes), "--max-body-bytes").await?;
+    let asked = Asked { headers: parts.headers, parameters, content_type, body };
+    let is_object = asked.body.trim_ascii_start().first() == Some(&b'{');
+    // What a plugin reads need not be an object.
+    if !is_json(&asked.content_type) || (!is_object && asked.parameter("model_id").is_some()) {
+        return raw_body(app, asked).await;
     }
-    raw_body(app, media_type, body, parameters)
+    let asked = Arc::new(asked);
+    match parse_off_async_threads(app, &asked, None).await? {
+        Ok(parsed) => Ok(parsed),
+        Err(Unparsed::Refused(error)) => Err(error),
+        // Which datatypes it takes is known once it is loaded.
+        Err(Unparsed::Cold(version)) => {
+            let model = app.models.ready(&version).await?;
+            let parsed = parse_off_async_threads(app, &asked, Some(model)).await?;
+            parsed.map_err(|unparsed| match unparsed {
+                Unparsed::Refused(error) => error,
+                Unparsed::Cold(_) => Error::internal("a loaded version was not taken"),
+            })
+        }
+    }
+}
+
+/// Why a JSON body is not parsed yet.
+enum Unparsed {
+    /// The version has to be loaded first.
+    Cold(Entry),
+    Refused(Error),
+}
+
+impl From<Error> for Unparsed {
+    fn from(error: Error) -> Unparsed {
+        Unparsed::Refused(error)
+    }
+}
+
+async fn parse_off_async_threads(
+    app: &Arc<App>,
+    asked: &Arc<Asked>,
+    loaded: Option<Arc<ModelVersion>>,
+) -> Result<std::result::Result<Parsed, Unparsed>> {
+    let (app, asked) = (Arc::clone(app), Arc::clone(asked));
+    off_async_threads(asked.body.len(), move || parse_json(&app, &asked, loaded)).await
 }
 
 /// What a client that says nothing of its body sends is JSON here, and curl's `-d` says that it is a form.
@@ -108,41 +154,82 @@ fn media_type(headers: &HeaderMap) -> String {
     value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
-async fn body_of(app: &App, body: Body) -> Result<Bytes> {
-    read_body(body, to_usize(app.config.limits.max_body_bytes), "--max-body-bytes").await
+impl Asked {
+    fn parameter(&self, name: &str) -> Option<&str> {
+        self.parameters.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The version that a request comes to; without an id, of the default image model.
+    fn route(&self, app: &App, id: Option<&str>, version: Option<&str>) -> Result<Route> {
+        let default = || {
+            app.models.registry.default_image_model().ok_or_else(|| {
+                Error::not_found(
+                    "there is no default image model; upload one with POST /upload, or name one with model_id",
+                )
+            })
+        };
+        let id = id.map_or_else(default, |id| Ok(id.to_owned()))?;
+        app.models.registry.route(&id, version, |sticky| self.key(sticky))
+    }
+
+    /// What the request's answers are to stick to.
+    fn key(&self, sticky: &Sticky) -> Option<String> {
+        match sticky {
+            Sticky::Header(name) => self.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned),
+            Sticky::Field(name) => match self.parameter(name) {
+                Some(value) => Some(value.to_owned()),
+                None if is_json(&self.content_type) => json_field(&self.body, name),
+                None => None,
+            },
+        }
+    }
 }
 
-fn parse_json(app: &App, body: Bytes, parameters: Vec<(String, String)>) -> Result<Parsed> {
-    let is_object = body.trim_ascii_start().first() == Some(&b'{');
-    if !is_object && parameter(&parameters, "model_id").is_some() {
-        // What a plugin reads need not be an object.
-        return raw_body(app, "application/json".to_owned(), body, parameters);
-    }
+/// A field of a JSON object: a text, or any other value as it is written.
+fn json_field(body: &[u8], name: &str) -> Option<String> {
+    let fields: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_slice(body).ok()?;
+    let value = fields.get(name)?.get();
+    Some(serde_json::from_str::<String>(value).unwrap_or_else(|_| value.to_owned()))
+}
+
+/// Where a request goes; one that names its version is not copied to a shadow.
+fn target(app: &App, model: Arc<ModelVersion>, version: Option<&str>) -> Target {
+    let shadow = if version.is_none() { app.models.registry.shadow(model.id()) } else { None };
+    Target { model, shadow }
+}
+
+/// `loaded` is the version that the request came to, where it had to be loaded for it.
+fn parse_json(app: &App, asked: &Asked, loaded: Option<Arc<ModelVersion>>) -> std::result::Result<Parsed, Unparsed> {
     // Serde would take a list for the struct's fields in order.
-    if body.trim_ascii_start().first() == Some(&b'[') {
-        return Err(not_a_request(&"it is a list"));
+    if asked.body.trim_ascii_start().first() == Some(&b'[') {
+        return Err(not_a_request(&"it is a list").into());
     }
-    let parsed: PredictBody<'_> = serde_json::from_slice(&body).map_err(|error| not_a_request(&error))?;
-    let named =
-        |field: &Option<Cow<'_, str>>, name: &str| field.as_deref().or(parameter(&parameters, name)).map(str::to_owned);
-    let (id, version) = (named(&parsed.model_id, "model_id"), named(&parsed.version, "version"));
-    let model = match (&id, &parsed.image_url) {
-        (Some(id), _) => app.models.registry.get(id, version.as_deref())?,
-        (None, Some(_)) => default_image_model(app, version.as_deref())?,
-        (None, None) => {
-            return Err(Error::invalid_input(
-                "the request names no model: give `model_id` with `features` or `inputs`, or `image_url`",
-            ));
-        }
-    };
+    let parsed: PredictBody<'_> = serde_json::from_slice(&asked.body).map_err(|error| not_a_request(&error))?;
     if parsed.image_url.is_some() && (parsed.features.is_some() || !parsed.inputs.is_empty()) {
-        return Err(Error::invalid_input("give either `image_url` or `features`/`inputs`, not both"));
+        return Err(Error::invalid_input("give either `image_url` or `features`/`inputs`, not both").into());
     }
+    let id = parsed.model_id.as_deref().or(asked.parameter("model_id"));
+    let version = parsed.version.as_deref().or(asked.parameter("version"));
+    if id.is_none() && parsed.image_url.is_none() {
+        let message = "the request names no model: give `model_id` with `features` or `inputs`, or `image_url`";
+        return Err(Error::invalid_input(message).into());
+    }
+    let model = match loaded {
+        Some(model) => model,
+        None => match asked.route(app, id, version)? {
+            Route::Ready(model) => model,
+            Route::Cold(version) => return Err(Unparsed::Cold(version)),
+        },
+    };
     let payload = match tensors_of(&model, &parsed)? {
         Some(tensors) => Payload::Tensors(tensors),
-        None => Payload::Raw(plugin::Request { content_type: "application/json".to_owned(), body, parameters }),
+        None => Payload::Raw(plugin::Request {
+            content_type: "application/json".to_owned(),
+            body: asked.body.clone(),
+            parameters: asked.parameters.clone(),
+        }),
     };
-    Ok(Parsed { model, payload })
+    Ok(Parsed { target: target(app, model, version), payload })
 }
 
 /// The tensors in the body of a request to a model; `None` where the body is the plugin's to read.
@@ -171,16 +258,6 @@ fn not_a_request(problem: &dyn std::fmt::Display) -> Error {
         "the body is not a prediction request: {problem}; expected JSON such as \
          {{\"model_id\": \"iris\", \"features\": [5.1, 3.5, 1.4, 0.2]}} or {{\"image_url\": \"https://…\"}}"
     ))
-}
-
-fn default_image_model(app: &App, version: Option<&str>) -> Result<Arc<ModelVersion>> {
-    let id = app.models.registry.default_image_model().ok_or_else(|| {
-        Error::new(
-            ErrorCode::NotFound,
-            "there is no default image model; upload one with POST /upload, or name one with model_id",
-        )
-    })?;
-    app.models.registry.get(&id, version)
 }
 
 /// `features` is the tensor of the one input that a caller has to give.
@@ -234,24 +311,24 @@ fn inputs_in_order<'de, D: Deserializer<'de>>(
     deserializer.deserialize_map(Pairs)
 }
 
-/// A body that is not JSON is for the model's plugin to read. Which model, the parameters say.
-fn raw_body(app: &App, content_type: String, body: Bytes, parameters: Vec<(String, String)>) -> Result<Parsed> {
-    let version = parameter(&parameters, "version");
-    let model = match parameter(&parameters, "model_id") {
-        Some(id) => app.models.registry.get(id, version)?,
-        None => default_image_model(app, version)?,
+/// A body for the model's plugin to read. Which model, the parameters say.
+async fn raw_body(app: &App, asked: Asked) -> Result<Parsed> {
+    let version = asked.parameter("version");
+    let model = match asked.route(app, asked.parameter("model_id"), version)? {
+        Route::Ready(model) => model,
+        Route::Cold(version) => app.models.ready(&version).await?,
     };
-    let request = plugin::Request { content_type, body, parameters };
-    Ok(Parsed { model, payload: Payload::Raw(request) })
-}
-
-fn parameter<'p>(parameters: &'p [(String, String)], name: &str) -> Option<&'p str> {
-    parameters.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    let target = target(app, model, version);
+    let Asked { content_type, body, parameters, .. } = asked;
+    // A body with `model_id` in the query is JSON, whatever its client calls it.
+    let content_type = if is_json(&content_type) { "application/json".to_owned() } else { content_type };
+    Ok(Parsed { target, payload: Payload::Raw(plugin::Request { content_type, body, parameters }) })
 }
 
 /// A form: the file `image` or `file`, every other field a parameter.
 async fn parse_form(app: &App, request: Request) -> Result<Parsed> {
     let limit = to_usize(app.config.limits.max_body_bytes);
+    let headers = request.headers().clone();
     let (parts, body) = request.into_parts();
     let body = Body::from(read_body(body, limit, "--max-body-bytes").await?);
     let form = Multipart::from_request(Request::from_parts(parts, body), &()).await;
@@ -270,7 +347,7 @@ async fn parse_form(app: &App, request: Request) -> Result<Parsed> {
     let (content_type, bytes) = file.ok_or_else(|| {
         Error::invalid_input("the form has no file `image` or `file`; curl sends one with -F image=@cat.jpg")
     })?;
-    raw_body(app, content_type, bytes, parameters)
+    raw_body(app, Asked { headers, parameters, content_type, body: bytes }).await
 }
 
 fn wrap(model: &ModelVersion, prediction: &Prediction, id: &RequestId, started: Instant) -> Result<Response> {

@@ -44,7 +44,8 @@ pub async fn upload_model(State(app): State<Arc<App>>, request: Request) -> Resu
         models.add(&new).await
     });
     let model = model.await?;
-    Ok((StatusCode::CREATED, Json(describe(&model))))
+    let known = app.models.registry.find(model.id(), Some(model.version()))?;
+    Ok((StatusCode::CREATED, Json(describe(&app, &known))))
 }
 
 /// `model` and optional `labels`: an image classifier, the default one from now on.

@@ -33,11 +33,11 @@ impl ModelVersion {
         let load = move || {
             let size = path.metadata().map_err(Error::internal)?.len();
             let sha256 = sha256_of_file(&path).map_err(Error::internal)?;
-            Ok::<_, Error>((size, sha256, Workers::start(&runtime, &path, &name, limits)?))
+            Ok::<_, Error>((size, sha256, Workers::start(&runtime, &path, &name, limits, None)?))
         };
         let (size, sha256, workers) = tokio::task::spawn_blocking(load).await.map_err(Error::internal)??;
         let version = "0".to_owned();
-        let info = Sidecar {
+        let info = Arc::new(Sidecar {
             name: id.clone(),
             id,
             version,
@@ -47,7 +47,7 @@ impl ModelVersion {
             files: Vec::new(),
             session_bytes: None,
             metadata,
-        };
+        });
         let (serial, path) = (ModelVersion::next_serial(), file.display().to_string());
         let pipeline = BoundPipeline::default();
         Ok(ModelVersion { serial, info, path, inputs, labels, pipeline, workers: Arc::new(workers) })

@@ -6,13 +6,13 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use super::load::Models;
-use super::registry::{BoundPipeline, BoundStage, ModelVersion};
-use super::repository::{OnFailure, Pipeline, StageBinding, VersionConfig};
-use super::spec::tensor_spec;
+use super::registry::{BoundPipeline, BoundStage, KnownVersion, ModelVersion};
+use super::repository::{Entry, OnFailure, Pipeline, StageBinding};
+use super::spec::{tensor_spec, zeros};
 use crate::error::{Error, ErrorCode, Result};
 use crate::pipeline::{self, Payload, Trace, only_input};
 use crate::plugin::{Binding, Manifest, ModelDescription, Plugin, Request, Stage};
-use crate::tensor::{DataType, Tensor};
+use crate::tensor::DataType;
 
 /// The request that a pipeline was tried with, by where it came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -42,42 +42,61 @@ impl Models {
     /// No such model, version or plugin; a configuration that the plugin refuses; a golden request that fails, with what
     /// differs.
     pub async fn set_pipeline(&self, id: &str, version: Option<&str>, pipeline: Pipeline) -> Result<Vec<Rebound>> {
-        // Before anybody else has to wait: compiling may take long.
-        let versions = self.versions(id, version)?;
+        // Before anybody else has to wait: loading and compiling may take long.
+        let versions = self.loaded(id, version).await?;
         let mut rebound = self.rebind(&versions, &pipeline).await?;
         let _change = self.changes.acquire().await.map_err(Error::internal)?;
         let serials =
             |versions: &[Arc<ModelVersion>]| -> Vec<u64> { versions.iter().map(|model| model.serial).collect() };
-        let now = self.versions(id, version)?;
+        let now = self.ready_of(id, version)?;
         let are_current = rebound.iter().all(|(model, _)| self.are_current(&model.pipeline));
         if serials(&now) != serials(&versions) || !are_current {
-            // A version came, a plugin went, or another change was first.
+            // A version came or went, a plugin went, or another change was first.
             rebound = self.rebind(&now, &pipeline).await?;
         }
-        let mut config = self.repository.config(id).await?;
-        match version {
-            Some(version) => {
-                config.versions.insert(version.to_owned(), VersionConfig { pipeline });
-            }
+        self.change_config(id, |config| match version {
+            Some(version) => config.version_mut(version).pipeline = Some(pipeline.clone()),
             None => {
-                config.pipeline = pipeline;
-                config.versions.clear();
+                config.pipeline = pipeline.clone();
+                config.versions.values_mut().for_each(|version| version.pipeline = None);
             }
-        }
-        self.repository.write_config(id, &config).await?;
+        })
+        .await?;
         tracing::info!(model = id, versions = rebound.len(), "pipeline changed");
         Ok(rebound.into_iter().map(|(model, golden)| Rebound { model: self.registry.insert(model), golden }).collect())
     }
 
-    fn versions(&self, id: &str, version: Option<&str>) -> Result<Vec<Arc<ModelVersion>>> {
+    /// The versions that plugins are to be bound to, loaded. One that is unloaded or cannot serve takes the plugins when
+    /// it is loaded again, unless it is the one that was named.
+    async fn loaded(&self, id: &str, version: Option<&str>) -> Result<Vec<Arc<ModelVersion>>> {
+        let mut loaded = Vec::new();
         match version {
-            Some(version) => Ok(vec![self.registry.get(id, Some(version))?]),
-            None => self.registry.versions(id),
+            Some(version) => {
+                let entry = Entry { id: id.to_owned(), version: version.to_owned() };
+                loaded.push(self.ready(&entry).await?);
+            }
+            None => {
+                for known in self.registry.versions(id)?.iter().filter(|known| known.can_serve()) {
+                    loaded.push(self.ready(&known.entry()).await?);
+                }
+            }
         }
+        Ok(loaded)
+    }
+
+    /// Those of them that are loaded now: memory may have been needed for others meanwhile.
+    fn ready_of(&self, id: &str, version: Option<&str>) -> Result<Vec<Arc<ModelVersion>>> {
+        let versions = self.registry.versions(id)?;
+        let named = versions.iter().filter(|known| version.is_none_or(|version| known.version == version));
+        Ok(named.filter_map(KnownVersion::ready).cloned().collect())
     }
 
     /// The versions with other plugins around them, bound and tried, but not serving yet.
-    async fn rebind(&self, versions: &[Arc<ModelVersion>], pipeline: &Pipeline) -> Result<Vec<(ModelVersion, Golden)>> {
+    pub(super) async fn rebind(
+        &self,
+        versions: &[Arc<ModelVersion>],
+        pipeline: &Pipeline,
+    ) -> Result<Vec<(ModelVersion, Golden)>> {
         let mut rebound = Vec::new();
         for serving in versions {
             let mut model = ModelVersion { serial: ModelVersion::next_serial(), ..(**serving).clone() };
@@ -98,17 +117,13 @@ impl Models {
     pub async fn remove_plugin(&self, name: &str, version: &str) -> Result<()> {
         let _change = self.changes.acquire().await.map_err(Error::internal)?;
         let reference = format!("{name}@{version}");
-        let bound = self.bound_to(&reference);
-        let mut bound: Vec<String> =
-            bound.iter().map(|(model, _)| format!("{}/{}", model.id(), model.version())).collect();
-        // A version that was skipped may serve after the next start.
-        for skipped in self.registry.skipped() {
-            let config = self.repository.config(&skipped.id).await?;
-            let Pipeline { preprocess, postprocess, .. } = config.pipeline_of(&skipped.version);
-            if [preprocess, postprocess].into_iter().flatten().any(|stage| stage.plugin == reference) {
-                bound.push(format!("{}/{}, which was skipped", skipped.id, skipped.version));
-            }
-        }
+        let names = |known: &KnownVersion| {
+            let config = self.registry.config(&known.id);
+            let Pipeline { preprocess, postprocess, .. } = config.pipeline_of(&known.version);
+            [preprocess, postprocess].into_iter().flatten().any(|stage| stage.plugin == reference)
+        };
+        let bound = self.registry.list().into_iter().filter(names);
+        let bound: Vec<String> = bound.map(|known| format!("{}/{}", known.id, known.version)).collect();
         if !bound.is_empty() {
             let message = format!(
                 "plugin {reference} is bound to {}; bind them to another one first, with PUT /models/ID/pipeline",
@@ -125,7 +140,7 @@ impl Models {
             let bound = model.pipeline.stages();
             bound.filter(|(_, stage)| stage.binding.plugin().reference() == reference).map(|(name, _)| name).collect()
         };
-        let bound = self.registry.list().into_iter().map(|model| (stages(&model), model));
+        let bound = self.registry.ready().into_iter().map(|model| (stages(&model), model));
         bound.filter(|(stages, _)| !stages.is_empty()).map(|(stages, model)| (model, stages)).collect()
     }
 
@@ -230,7 +245,7 @@ async fn try_golden(model: &ModelVersion) -> Result<Golden> {
                 None => return Ok(Golden::None),
             },
         },
-        (None, Some(_)) => match zeros(model) {
+        (None, Some(_)) => match zeros(&model.inputs) {
             Some(tensors) => (Payload::Tensors(tensors), Golden::Zeros),
             None => return Ok(Golden::None),
         },
@@ -253,25 +268,4 @@ async fn try_golden(model: &ModelVersion) -> Result<Golden> {
 fn json_request(json: &str) -> Request {
     let body = Bytes::copy_from_slice(json.as_bytes());
     Request { content_type: "application/json".to_owned(), body, parameters: Vec::new() }
-}
-
-/// Most that inputs of zeros may take, in bytes: the model's file says how large they are, and files say anything.
-const ZEROS_BYTES: usize = 64 << 20;
-
-/// A tensor of zeros for each input that has to be given, one element along an axis of any size. `None` where that is
-/// more than anybody would send.
-fn zeros(model: &ModelVersion) -> Option<Vec<Tensor>> {
-    let required = model.inputs.iter().filter(|input| !input.optional);
-    let zeros = required.map(|input| {
-        let spec = &input.spec;
-        let shape: Vec<usize> = spec.shape.iter().map(|&size| usize::try_from(size).unwrap_or(1)).collect();
-        let count = shape.iter().try_fold(1usize, |count, &size| count.checked_mul(size))?;
-        let element = spec.datatype.size().unwrap_or(size_of::<Bytes>());
-        let bytes = count.checked_mul(element).filter(|&bytes| bytes <= ZEROS_BYTES)?;
-        match spec.datatype {
-            DataType::Bytes => Tensor::from_strings(spec.name.clone(), shape, vec![Bytes::new(); count]).ok(),
-            datatype => Tensor::from_wire(spec.name.clone(), datatype, shape, vec![0; bytes].into()).ok(),
-        }
-    });
-    zeros.collect()
 }

@@ -4,22 +4,28 @@ mod alone;
 mod bind;
 mod bundle;
 mod labels;
+mod lifecycle;
 mod load;
 mod registry;
 mod repository;
+mod snapshot;
 mod spec;
+mod sync;
+mod traffic;
 mod upload;
 mod worker;
 
 pub use bind::{Golden, Rebound, describe};
 pub use labels::parse as parse_labels;
 pub use load::Models;
-pub use registry::{BoundPipeline, BoundStage, ModelVersion, Registry, Skipped};
+pub use registry::{BoundPipeline, BoundStage, KnownVersion, ModelVersion, Registry, Route, State};
 pub use repository::{
     DataFile, Entry, ModelConfig, OnFailure, Pipeline, Repository, RepositoryError, Sidecar, StageBinding, Stored,
     VersionConfig,
 };
 pub use spec::InputSpec;
+pub use sync::{StoreHealth, StoreTrouble};
+pub use traffic::{Shadow, Sticky, Traffic};
 pub use upload::{IMAGE_PLUGIN, NewModel};
 pub use worker::{Inference, Runtime, WorkerLimits, Workers};
 

@@ -13,6 +13,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::labels;
+use super::traffic::Traffic;
 use crate::digest::sha256_of_file;
 use crate::error::{Error, ErrorCode};
 use crate::onnx::{self, MetadataError, ModelMetadata};
@@ -23,7 +24,7 @@ const SETTINGS: &str = "settings.json";
 /// Models as the store keeps them.
 #[derive(Clone)]
 pub struct Repository {
-    store: Store,
+    pub(super) store: Store,
 }
 
 /// One version in the store.
@@ -64,27 +65,56 @@ pub struct DataFile {
 }
 
 /// `model.toml`: what is set for all versions of a model.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelConfig {
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub pipeline: Pipeline,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub traffic: Traffic,
+    /// The rule before, which a rollback brings back; `None` where there was no change yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_traffic: Option<Traffic>,
     /// What is set for single versions, in place of what is set for all.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub versions: BTreeMap<String, VersionConfig>,
 }
 
 /// What is set for one version of a model.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VersionConfig {
-    pub pipeline: Pipeline,
+    /// `None`: the pipeline of all versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pipeline: Option<Pipeline>,
+    /// An operator unloaded it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub unloaded: bool,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl ModelConfig {
     /// The plugins around one version.
     pub fn pipeline_of(&self, version: &str) -> &Pipeline {
-        self.versions.get(version).map_or(&self.pipeline, |version| &version.pipeline)
+        self.versions.get(version).and_then(|version| version.pipeline.as_ref()).unwrap_or(&self.pipeline)
+    }
+
+    pub fn is_unloaded(&self, version: &str) -> bool {
+        self.versions.get(version).is_some_and(|version| version.unloaded)
+    }
+
+    /// What is set for one version alone, made where there is nothing yet.
+    pub fn version_mut(&mut self, version: &str) -> &mut VersionConfig {
+        self.versions.entry(version.to_owned()).or_default()
+    }
+
+    /// Leaves out versions that nothing is set for.
+    pub fn without_empty_versions(mut self) -> ModelConfig {
+        self.versions.retain(|_, version| *version != VersionConfig::default());
+        self
     }
 }
 
@@ -192,6 +222,11 @@ type Result<T> = std::result::Result<T, RepositoryError>;
 impl Repository {
     pub fn new(store: Store) -> Repository {
         Repository { store }
+    }
+
+    /// A version's model in the store.
+    pub fn path_of(&self, entry: &Entry) -> String {
+        entry.file("model.onnx")
     }
 
     /// Where an upload is written before it is checked.
@@ -327,7 +362,7 @@ impl Repository {
     }
 
     /// Removes a version, the model first: from then on it is not visible.
-    async fn remove(&self, entry: &Entry) -> Result<()> {
+    pub(super) async fn remove(&self, entry: &Entry) -> Result<()> {
         for file in ["model.onnx", "labels.json", "model_info.json"] {
             self.store.delete(&entry.file(file)).await?;
         }
@@ -342,6 +377,19 @@ impl Repository {
         };
         let text = std::str::from_utf8(&bytes).map_err(|error| RepositoryError::corrupt(&path, error))?;
         toml::from_str(text).map_err(|error| RepositoryError::corrupt(&path, error))
+    }
+
+    /// Changes what is set for a model. Answers with all that is set, and the mark of it in the store.
+    pub async fn change_config(
+        &self,
+        id: &str,
+        change: impl Fn(&mut ModelConfig),
+    ) -> Result<(ModelConfig, Option<String>)> {
+        let mut config = self.config(id).await?;
+        change(&mut config);
+        let config = config.without_empty_versions();
+        self.write_config(id, &config).await?;
+        Ok((config, None))
     }
 
     pub async fn write_config(&self, id: &str, config: &ModelConfig) -> Result<()> {
@@ -360,6 +408,12 @@ impl Repository {
 
     pub async fn write_settings(&self, settings: &Settings) -> Result<()> {
         Ok(self.store.replace(SETTINGS, to_json(settings)?).await?)
+    }
+}
+
+impl From<(String, String)> for Entry {
+    fn from((id, version): (String, String)) -> Entry {
+        Entry { id, version }
     }
 }
 

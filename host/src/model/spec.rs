@@ -1,8 +1,10 @@
 //! What a model takes and returns, as the host checks it.
 
+use bytes::Bytes;
+
 use crate::error::{Error, Result};
 use crate::onnx::{Dim, ValueInfo, ValueKind};
-use crate::tensor::{DataType, TensorSpec};
+use crate::tensor::{DataType, Tensor, TensorSpec};
 
 /// One input of a model.
 #[derive(Debug, Clone)]
@@ -44,4 +46,25 @@ pub(super) fn tensor_spec(value: &ValueInfo) -> Result<TensorSpec> {
         Dim::Symbol(_) | Dim::Unknown => -1,
     });
     Ok(TensorSpec { name: value.name.clone(), datatype, shape: sizes.collect() })
+}
+
+/// Most that inputs of zeros may take, in bytes: the model's file says how large they are, and files say anything.
+const ZEROS_BYTES: usize = 64 << 20;
+
+/// A tensor of zeros for each input that has to be given, one element along an axis of any size. `None` where that is
+/// more than anybody would send.
+pub(super) fn zeros(inputs: &[InputSpec]) -> Option<Vec<Tensor>> {
+    let required = inputs.iter().filter(|input| !input.optional);
+    let zeros = required.map(|input| {
+        let spec = &input.spec;
+        let shape: Vec<usize> = spec.shape.iter().map(|&size| usize::try_from(size).unwrap_or(1)).collect();
+        let count = shape.iter().try_fold(1usize, |count, &size| count.checked_mul(size))?;
+        let element = spec.datatype.size().unwrap_or(size_of::<Bytes>());
+        let bytes = count.checked_mul(element).filter(|&bytes| bytes <= ZEROS_BYTES)?;
+        match spec.datatype {
+            DataType::Bytes => Tensor::from_strings(spec.name.clone(), shape, vec![Bytes::new(); count]).ok(),
+            datatype => Tensor::from_wire(spec.name.clone(), datatype, shape, vec![0; bytes].into()).ok(),
+        }
+    });
+    zeros.collect()
 }

@@ -9,7 +9,7 @@ use tempfile::TempPath;
 
 use super::load::Models;
 use super::registry::ModelVersion;
-use super::repository::{ModelConfig, Pipeline, Settings, Sidecar, StageBinding, VersionConfig};
+use super::repository::{Pipeline, Settings, Sidecar, StageBinding};
 use super::{check_name, labels};
 use crate::error::{Error, ErrorCode, Result};
 use crate::onnx::{self, MetadataError, ModelMetadata};
@@ -41,14 +41,10 @@ impl Models {
         // Both become parts of a path in the store.
         check_name("id", &new.id)?;
         check_name("version", &new.version)?;
-        if let Ok(existing) = self.registry.get(&new.id, Some(&new.version)) {
+        if self.registry.find(&new.id, Some(&new.version)).is_ok() {
             return Err(Error::new(
                 ErrorCode::Conflict,
-                format!(
-                    "model {} has a version {} already; upload under another version",
-                    existing.id(),
-                    existing.version()
-                ),
+                format!("model {} has a version {} already; upload under another version", new.id, new.version),
             ));
         }
         let mut model = self.check(new).await?;
@@ -62,19 +58,19 @@ impl Models {
     async fn publish(&self, mut model: ModelVersion, new: &NewModel) -> Result<Arc<ModelVersion>> {
         let _change = self.changes.acquire().await.map_err(Error::internal)?;
         let before = self.repository.config(&new.id).await?;
-        let after = self.with_pipeline(new, &before).await?;
-        let pipeline = after.as_ref().unwrap_or(&before).pipeline_of(&new.version);
+        let pipeline = new.pipeline.as_ref().unwrap_or_else(|| before.pipeline_of(&new.version));
         if *pipeline != model.pipeline.configured || !self.are_current(&model.pipeline) {
             // Somebody changed it since it was bound.
             self.bind_and_try(&mut model, &pipeline.clone()).await?;
         }
-        // The configuration first: of a version that is not there yet it says nothing.
-        if let Some(after) = &after {
-            self.repository.write_config(&new.id, after).await?;
+        let is_set = pipeline == before.pipeline_of(&new.version);
+        if !is_set {
+            // The configuration first: of a version that is not there yet it says nothing.
+            self.set_pipeline_of(new, pipeline).await?;
         }
         let published = self.repository.publish(&model.info, new.labels.as_ref(), &new.file).await;
-        if published.is_err() && after.is_some() {
-            self.repository.write_config(&new.id, &before).await?;
+        if published.is_err() && !is_set {
+            self.change_config(&new.id, |config| *config = before.clone()).await?;
         }
         model.path = published?;
         let model = self.registry.insert(model);
@@ -82,20 +78,19 @@ impl Models {
         Ok(model)
     }
 
-    /// The model's configuration with an upload's pipeline in it: set for all versions by the first one, and for itself
-    /// by a later one that differs. `None` where nothing is to be set.
-    async fn with_pipeline(&self, new: &NewModel, config: &ModelConfig) -> Result<Option<ModelConfig>> {
-        let Some(pipeline) = new.pipeline.clone() else { return Ok(None) };
-        if pipeline == *config.pipeline_of(&new.version) {
-            return Ok(None);
-        }
-        let mut config = config.clone();
-        if self.repository.versions(&new.id).await?.is_empty() {
-            config.pipeline = pipeline;
-        } else {
-            config.versions.insert(new.version.clone(), VersionConfig { pipeline });
-        }
-        Ok(Some(config))
+    /// Sets an upload's pipeline: for all versions by the first one, and for itself by a later one.
+    async fn set_pipeline_of(&self, new: &NewModel, pipeline: &Pipeline) -> Result<()> {
+        let is_first = self.repository.versions(&new.id).await?.is_empty();
+        self.change_config(&new.id, |config| {
+            let place = if is_first {
+                &mut config.pipeline
+            } else {
+                config.version_mut(&new.version).pipeline.get_or_insert_default()
+            };
+            place.clone_from(pipeline);
+        })
+        .await?;
+        Ok(())
     }
 
     /// Adds a model that classifies images through the bundled plugin, and makes it the default. Its versions count up

@@ -101,6 +101,37 @@ pub struct WorkerLimits {
     pub output_bytes: usize,
 }
 
+/// Runs of each session before it takes requests: the first one allocates, and may take much longer than any after it.
+#[derive(Clone)]
+pub struct WarmUp {
+    inputs: Vec<Tensor>,
+    runs: u32,
+    options: Arc<RunOptions>,
+}
+
+impl WarmUp {
+    /// # Errors
+    /// ONNX Runtime has no more memory.
+    pub fn new(inputs: Vec<Tensor>, runs: u32) -> Result<WarmUp> {
+        Ok(WarmUp { inputs, runs, options: Arc::new(RunOptions::new().map_err(Error::internal)?) })
+    }
+
+    /// Ends runs that take too long.
+    pub fn end(&self) {
+        drop(EndOnDrop(self.options.clone()));
+    }
+
+    /// A model that does not take these inputs serves all the same.
+    fn run(&self, session: &mut Session, name: &str) {
+        for _ in 0..self.runs {
+            if let Err(error) = run(session, &self.inputs, &self.options, usize::MAX) {
+                tracing::info!(model = name, error = error.message, "the model takes no zeros, and is not warmed up");
+                return;
+            }
+        }
+    }
+}
+
 /// The workers of one model version. They end when this is dropped, after the jobs they have.
 #[derive(Debug)]
 pub struct Workers {
@@ -109,17 +140,26 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// Loads a session for each worker and starts its thread. Blocks for as long as loading takes.
+    /// Loads a session for each worker, warms it up and starts its thread. Blocks for as long as that takes.
     ///
     /// # Errors
     /// ONNX Runtime's own sentence where it refuses the model.
-    pub fn start(runtime: &Runtime, model_file: &Path, name: &str, limits: WorkerLimits) -> Result<Workers> {
+    pub fn start(
+        runtime: &Runtime,
+        model_file: &Path,
+        name: &str,
+        limits: WorkerLimits,
+        warm_up: Option<&WarmUp>,
+    ) -> Result<Workers> {
         let WorkerLimits { instances, queue_capacity, output_bytes } = limits;
         let (jobs, queue) = bounded(queue_capacity);
         for index in 0..instances {
-            let session = runtime.session(model_file).map_err(|error| {
+            let mut session = runtime.session(model_file).map_err(|error| {
                 Error::invalid_input(format!("ONNX Runtime refuses this model: {}", error.message()))
             })?;
+            if let Some(warm_up) = warm_up {
+                warm_up.run(&mut session, name);
+            }
             let queue = queue.clone();
             // Thread names are cut at 15 bytes by Linux, so what differs comes first.
             thread::Builder::new()
@@ -157,7 +197,7 @@ fn work(mut session: Session, queue: &Receiver<Job>, output_bytes: usize) {
         }
         let _in_span = job.span.enter();
         let started = Instant::now();
-        let outputs = run(&mut session, &job, output_bytes);
+        let outputs = run(&mut session, &job.inputs, &job.options, output_bytes);
         let inference =
             outputs.map(|outputs| Inference { outputs, queued: started - job.queued_at, ran: started.elapsed() });
         if job.reply.send(inference).is_err() {
@@ -166,13 +206,10 @@ fn work(mut session: Session, queue: &Receiver<Job>, output_bytes: usize) {
     }
 }
 
-fn run(session: &mut Session, job: &Job, output_bytes: usize) -> Result<Vec<Output>> {
-    let values: Vec<(Cow<'_, str>, SessionInputValue<'_>)> = job
-        .inputs
-        .iter()
-        .map(|tensor| Ok((Cow::from(tensor.name.as_str()), to_value(tensor)?)))
-        .collect::<Result<_>>()?;
-    let outputs = session.run_with_options(values, &job.options).map_err(|error| {
+fn run(session: &mut Session, inputs: &[Tensor], options: &RunOptions, output_bytes: usize) -> Result<Vec<Output>> {
+    let values: Vec<(Cow<'_, str>, SessionInputValue<'_>)> =
+        inputs.iter().map(|tensor| Ok((Cow::from(tensor.name.as_str()), to_value(tensor)?))).collect::<Result<_>>()?;
+    let outputs = session.run_with_options(values, options).map_err(|error| {
         Error::invalid_input(format!("ONNX Runtime could not run the model on this input: {}", error.message()))
     })?;
     let bytes = outputs.iter().fold(0usize, |bytes, (_, value)| bytes.saturating_add(least_bytes(&value)));

@@ -1,8 +1,8 @@
 //! The plugins of this host, in memory behind a handle: uploaded, imported from the bundle, or found in the store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::Bytes;
 use tempfile::TempPath;
@@ -31,6 +31,8 @@ pub struct Plugins {
     max_count: usize,
     uploads: Arc<Semaphore>,
     known: Arc<RwLock<ByName>>,
+    /// What was in the store when it was last looked at.
+    seen: Arc<Mutex<BTreeSet<String>>>,
 }
 
 /// By name, then by version.
@@ -61,7 +63,7 @@ impl Plugins {
     pub fn new(host: PluginHost, store: Store, max_bytes: u64, max_count: usize) -> Plugins {
         let repository = PluginRepository { store };
         let uploads = Arc::new(Semaphore::new(UPLOADS));
-        Plugins { host, repository, max_bytes, max_count, uploads, known: Arc::default() }
+        Plugins { host, repository, max_bytes, max_count, uploads, known: Arc::default(), seen: Arc::default() }
     }
 
     /// Finds every plugin in the store. None is loaded but those that came without a sidecar; one of these that cannot be
@@ -84,6 +86,32 @@ impl Plugins {
             }
         }
         Ok(())
+    }
+
+    /// Takes over what other hosts changed: plugins that came and went. Answers whether any came.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn look_at_store(&self) -> Result<bool> {
+        let known =
+            |plugins: &Plugins| -> BTreeSet<String> { plugins.list().iter().map(|known| known.reference()).collect() };
+        let before = known(self);
+        let entries = self.repository.list().await?;
+        let there: BTreeSet<String> =
+            entries.iter().map(|(entry, _)| format!("{}@{}", entry.name, entry.version)).collect();
+        // One that this host is taking in may be known and not in the list yet, so only what was known before goes.
+        for gone in before.difference(&there) {
+            if let Some((name, version)) = gone.split_once('@') {
+                self.forget(name, version);
+                tracing::info!(plugin = gone, "plugin removed from the store");
+            }
+        }
+        // One that is broken is looked at once, not every time.
+        let seen = std::mem::replace(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner), there.clone());
+        if there.difference(&seen).any(|reference| !before.contains(reference)) {
+            self.find_all().await?;
+        }
+        Ok(known(self).difference(&before).next().is_some())
     }
 
     async fn find_in_store(&self, entry: &PluginEntry) -> Result<()> {
@@ -171,6 +199,12 @@ impl Plugins {
     pub async fn remove(&self, name: &str, version: &str) -> Result<()> {
         let found = self.find(name, Some(version))?;
         self.repository.remove(&PluginEntry::of(&found.info.manifest)).await?;
+        self.forget(name, version);
+        tracing::info!(plugin = found.reference(), "plugin removed");
+        Ok(())
+    }
+
+    fn forget(&self, name: &str, version: &str) {
         let mut loaded = self.known.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(versions) = loaded.get_mut(name) {
             versions.remove(version);
@@ -178,8 +212,6 @@ impl Plugins {
                 loaded.remove(name);
             }
         }
-        tracing::info!(plugin = found.reference(), "plugin removed");
-        Ok(())
     }
 
     /// Brings the bundle's plugins into the store: what is new, and what differs from the one of that name and version

@@ -1,0 +1,172 @@
+//! What other hosts change in the store comes to this one; and whether the store is there at all.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+
+use super::load::Models;
+use super::registry::{KnownVersion, State};
+use super::repository::{Entry, ModelConfig};
+use super::snapshot::Snapshot;
+use crate::error::{Error, Result};
+
+/// Whether the store could be read when it was last looked at. Cloning shares it.
+#[derive(Clone, Default)]
+pub struct StoreHealth {
+    trouble: Arc<RwLock<Option<StoreTrouble>>>,
+}
+
+/// A store that cannot be read.
+#[derive(Debug, Clone)]
+pub struct StoreTrouble {
+    pub error: String,
+    pub since: DateTime<Utc>,
+}
+
+impl StoreHealth {
+    pub fn trouble(&self) -> Option<StoreTrouble> {
+        self.trouble.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn looked(&self, result: &Result<()>) {
+        let mut trouble = self.trouble.write().unwrap_or_else(PoisonError::into_inner);
+        match (result, &mut *trouble) {
+            (Ok(()), None) => {}
+            (Ok(()), Some(_)) => {
+                tracing::info!("the store can be read again");
+                *trouble = None;
+            }
+            (Err(error), Some(known)) => known.error.clone_from(&error.message),
+            (Err(error), None) => {
+                tracing::error!(%error, "the store cannot be read; what is loaded serves on");
+                *trouble = Some(StoreTrouble { error: error.message.clone(), since: Utc::now() });
+            }
+        }
+    }
+}
+
+impl Models {
+    /// Looks at the store again and again, for as long as the host runs.
+    pub async fn follow_store(self, pause: Duration) {
+        loop {
+            tokio::time::sleep(pause).await;
+            let looked = self.look_at_store().await;
+            self.store.looked(&looked);
+        }
+    }
+
+    /// Takes over what has changed in the store: versions that came and went, and what is set for models.
+    ///
+    /// # Errors
+    /// The store cannot be read, or has lost everything.
+    pub async fn look_at_store(&self) -> Result<()> {
+        let began = Instant::now();
+        let unreachable =
+            |error: super::RepositoryError| Error { message: error.to_string(), ..Error::internal(&error) };
+        let snapshot = self.repository.snapshot().await.map_err(unreachable)?;
+        if snapshot.models.is_empty()
+            && !self.registry.list().is_empty()
+            && self.repository.settings().await.map_err(unreachable)?.is_none()
+        {
+            // Nobody removes a host's settings: this is another folder or bucket, or one that is not mounted.
+            let message = "the store is empty all of a sudden; what is loaded serves on";
+            return Err(Error { message: message.to_owned(), ..Error::internal(message) });
+        }
+        let new_plugins = self.plugins.look_at_store().await?;
+        self.forget_removed(&snapshot, began);
+        for (id, model) in &snapshot.models {
+            if model.config != self.registry.config_mark(id) {
+                self.take_over_config(id, model.config.clone()).await?;
+            }
+        }
+        for (entry, mark) in snapshot.versions() {
+            self.take_over(entry, mark, new_plugins).await;
+        }
+        Ok(())
+    }
+
+    /// Forgets versions that the store has no more. What came here while the store was being listed is not in the list yet.
+    fn forget_removed(&self, snapshot: &Snapshot, began: Instant) {
+        let there: BTreeSet<Entry> = snapshot.versions().map(|(entry, _)| entry).collect();
+        for known in self.registry.list() {
+            if known.known_since < began && !there.contains(&known.entry()) {
+                self.forget(&known.entry(), "removed from the store");
+            }
+        }
+    }
+
+    /// A version that is new here is loaded before it takes traffic; one that could not serve for want of a plugin is
+    /// tried again.
+    async fn take_over(&self, entry: Entry, mark: String, new_plugins: bool) {
+        match self.registry.find(&entry.id, Some(&entry.version)) {
+            Err(_) => {
+                let known = self.look_at(entry.clone(), mark, false).await;
+                if matches!(known.state, State::Cold) {
+                    tracing::info!(model = entry.id, version = entry.version, "a version came to the store");
+                }
+                self.registry.know(known);
+            }
+            Ok(KnownVersion { state: State::Failed(_), mark: before, .. }) if new_plugins || before != Some(mark) => {
+                self.registry.change(&entry, |_| Some(State::Cold));
+            }
+            Ok(_) => return,
+        }
+        // How it ends is in the log and in its state.
+        let models = self.clone();
+        tokio::spawn(async move { models.ready(&entry).await.ok() });
+    }
+
+    /// Takes over what another host set for a model: its traffic, what is unloaded, and its plugins.
+    async fn take_over_config(&self, id: &str, mark: Option<String>) -> Result<()> {
+        let _change = self.changes.acquire().await.map_err(Error::internal)?;
+        let config = match self.repository.config(id).await {
+            Ok(config) => config,
+            Err(error) => {
+                tracing::error!(model = id, %error, "the model's configuration is not readable; it serves on as before");
+                self.registry.set_config_mark(id, mark);
+                return Ok(());
+            }
+        };
+        let before = self.registry.config(id);
+        self.registry.set_config_mark(id, mark);
+        if *before == config {
+            return Ok(());
+        }
+        tracing::info!(model = id, "the model's configuration was changed in the store");
+        self.registry.set_config(id, config.clone());
+        for known in self.registry.versions(id).unwrap_or_default() {
+            self.follow_config(&known, &config).await;
+        }
+        Ok(())
+    }
+
+    async fn follow_config(&self, known: &KnownVersion, config: &ModelConfig) {
+        let entry = known.entry();
+        match (config.is_unloaded(&known.version), &known.state) {
+            (true, State::Unloaded) => {}
+            (true, _) => {
+                self.let_go(&entry, State::Unloaded, "operator");
+            }
+            (false, State::Unloaded) => {
+                self.registry.change(&entry, |_| Some(State::Cold));
+                let models = self.clone();
+                tokio::spawn(async move { models.ready(&entry).await.ok() });
+            }
+            (false, State::Ready(model)) => {
+                let pipeline = config.pipeline_of(&known.version);
+                if *pipeline == model.pipeline.configured {
+                    return;
+                }
+                match self.rebind(std::slice::from_ref(model), pipeline).await {
+                    Ok(rebound) => rebound.into_iter().for_each(|(model, _)| drop(self.registry.insert(model))),
+                    Err(error) => {
+                        tracing::error!(model = entry.id, version = entry.version, %error, "pipeline not changed")
+                    }
+                }
+            }
+            (false, _) => {}
+        }
+    }
+}
