@@ -74,7 +74,7 @@ async fn every_answer_names_the_version_in_its_headers_too() {
 #[tokio::test]
 async fn weights_split_the_traffic_and_a_rollback_undoes_it_at_once() {
     let (host, store) = three_versions().await;
-    let rule = json!({ "weights": { "1": 70, "2": 30 } });
+    let rule = json!({ "weights": { "1": 70.0, "2": 30.0 } });
     assert_eq!(put(&host, "/models/iris/traffic", rule.clone()).await.0, 200);
     let mut served = BTreeMap::new();
     for _ in 0..400 {
