@@ -49,7 +49,8 @@ impl App {
             plugins.import(&bundle.join("plugins")).await?;
         }
         plugins.find_all().await?;
-        let models = Models::new(Repository::new(store), runtime, plugins.clone(), &config);
+        let repository = Repository::of_store(store, &config.model_name).await?;
+        let models = Models::new(repository, runtime, plugins.clone(), &config);
         models.set_up(config.bundle.as_deref()).await?;
         models.load_all().await?;
         Ok(App {

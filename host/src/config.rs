@@ -8,6 +8,7 @@ use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::author::PluginCommand;
+use crate::model::check_name;
 use crate::plugin::{HostPattern, PluginLimits};
 
 /// Serves ONNX models over HTTP, with sandboxed WebAssembly plugins around them.
@@ -53,6 +54,10 @@ pub struct Config {
     /// Where models and plugins are kept: a folder, or s3://, gs://, az:// and a prefix.
     #[arg(long, env = "NEXUS_STORE", default_value = "store", value_name = "FOLDER|URL")]
     pub store: String,
+
+    /// Id of the model, where the store is the folder of one: `model.onnx`, or `1/model.onnx`, lies in it.
+    #[arg(long, env = "NEXUS_MODEL_NAME", default_value = "model", value_name = "ID", value_parser = model_name)]
+    pub model_name: String,
 
     /// Folder of bundled models and plugins: the models are imported into an empty store at first start, the plugins at
     /// every start in place of those of their names and versions.
@@ -363,6 +368,10 @@ fn parse_plugin_memory(text: &str) -> Result<ByteSize, String> {
 /// A size as the platform counts memory; more than it can address is the same as all of it.
 pub fn to_usize(size: ByteSize) -> usize {
     usize::try_from(size.as_u64()).unwrap_or(usize::MAX)
+}
+
+fn model_name(text: &str) -> Result<String, String> {
+    check_name("model name", text).map(|()| text.to_owned()).map_err(|error| error.message)
 }
 
 /// Environment variables that configure an object store, as their vendors name them: `AWS_*`, `AZURE_*`, `GOOGLE_*`.

@@ -14,6 +14,9 @@ impl Models {
     /// # Errors
     /// The store or the bundle cannot be read or written.
     pub async fn set_up(&self, bundle: Option<&Path>) -> Result<()> {
+        if let Err(error) = self.repository.tidy_at_start().await {
+            tracing::warn!(%error, "what earlier hosts left half-done was not removed");
+        }
         if let Some(settings) = self.repository.settings().await? {
             self.registry.set_default_image_model(settings.default_image_model);
             return Ok(());

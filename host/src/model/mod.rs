@@ -4,8 +4,10 @@ mod alone;
 mod bind;
 mod bundle;
 mod labels;
+mod layout;
 mod load;
 mod registry;
+mod removal;
 mod repository;
 mod spec;
 mod upload;
@@ -13,6 +15,7 @@ mod worker;
 
 pub use bind::{Golden, Rebound, describe};
 pub use labels::parse as parse_labels;
+pub use layout::{ModelMarks, Snapshot, VersionMarks};
 pub use load::Models;
 pub use registry::{BoundPipeline, BoundStage, ModelVersion, Registry, Skipped};
 pub use repository::{
