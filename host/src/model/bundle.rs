@@ -21,7 +21,7 @@ impl Models {
             self.registry.set_default_image_model(settings.default_image_model);
             return Ok(());
         }
-        let Some(bundle) = bundle else { return Ok(()) };
+        let Some(bundle) = bundle.filter(|_| self.repository.is_ours()) else { return Ok(()) };
         let bundled = read_bundle(&bundle.join("models")).map_err(|error| {
             let folder = bundle.display();
             Error::new(ErrorCode::Internal, format!("the bundle {folder} (--bundle) is not readable: {error}"))
@@ -32,9 +32,19 @@ impl Models {
         if present.iter().any(|entry| !ids.contains(entry.id.as_str())) {
             return Ok(());
         }
+        match self.import_all(&bundled, &present).await {
+            Err(error) if error.code == ErrorCode::Forbidden => {
+                tracing::warn!(%error, "the bundled models are not imported");
+                Ok(())
+            }
+            imported => imported,
+        }
+    }
+
+    async fn import_all(&self, bundled: &[Bundled], present: &[Entry]) -> Result<()> {
         let mut settings = Settings::default();
-        for model in &bundled {
-            let pipeline = self.import(model, &present).await?;
+        for model in bundled {
+            let pipeline = self.import(model, present).await?;
             let is_image_model = pipeline.preprocess.is_some_and(|stage| names_plugin(&stage, IMAGE_PLUGIN));
             if is_image_model && settings.default_image_model.is_none() {
                 settings.default_image_model = Some(model.id.clone());

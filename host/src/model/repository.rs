@@ -225,6 +225,11 @@ impl Repository {
         Ok(Repository { store, layout })
     }
 
+    /// Whether a host laid the store out. Into another server's nothing is laid that nobody asked for.
+    pub fn is_ours(&self) -> bool {
+        self.layout == Layout::Own
+    }
+
     /// Where an upload is written before it is checked.
     pub fn scratch(&self) -> &Path {
         self.store.scratch()
@@ -290,7 +295,7 @@ impl Repository {
     async fn make_sidecar(&self, entry: &Entry, file: &Path) -> Result<Sidecar> {
         let mut sidecar = describe(entry, file).await?;
         sidecar.uploaded_at = self.laid_down_at(entry).await?;
-        if self.layout != Layout::Own {
+        if !self.is_ours() {
             return Ok(sidecar);
         }
         // A store that cannot be written to serves all the same; the sidecar is made anew at the next start.

@@ -11,8 +11,8 @@ use tempfile::TempDir;
 pub(super) const SCRATCH: &str = ".scratch";
 /// The file that the host which tidies a folder up holds locked.
 const LOCK: &str = ".lock";
-/// What a folder has that some host has set up.
-const OURS: [&str; 3] = ["models", "plugins", "settings.json"];
+/// What a host may lay down in a folder beside models of somebody else's.
+const BESIDE: [&str; 2] = ["plugins", "settings.json"];
 
 /// A host's place in a folder.
 pub(super) struct Place {
@@ -51,14 +51,17 @@ pub(super) fn elsewhere() -> io::Result<Scratch> {
     Ok(Scratch { folder: tempfile::Builder::new().prefix("model-nexus-").tempdir()?, _lock: None })
 }
 
-/// Whether there is something in the folder, and nothing of what a host lays down.
+/// Whether there is something in the folder that no host laid down, and no `models`.
 fn is_foreign(folder: &Path) -> io::Result<bool> {
-    let mut names = Vec::new();
+    let mut is_foreign = false;
     for entry in std::fs::read_dir(folder)? {
-        names.push(entry?.file_name());
+        let name = entry?.file_name();
+        if name == "models" {
+            return Ok(false);
+        }
+        is_foreign |= !name.as_encoded_bytes().starts_with(b".") && BESIDE.iter().all(|beside| name != *beside);
     }
-    let is_hidden = |name: &std::ffi::OsString| name.as_encoded_bytes().starts_with(b".");
-    Ok(names.iter().any(|name| !is_hidden(name)) && !names.iter().any(|name| OURS.iter().any(|ours| name == ours)))
+    Ok(is_foreign)
 }
 
 fn take_lock(folder: &Path) -> Option<File> {
