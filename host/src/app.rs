@@ -40,18 +40,20 @@ impl App {
         let metrics = Arc::new(Metrics::new().map_err(|error| fatal(error.to_string()))?);
         let store = Store::open(&config.store, object_store_options()).map_err(|error| fatal(error.to_string()))?;
         let egress = EgressPolicy::new(config.allow_hosts.clone());
-        let compiled = compiled_cache(&config.plugin, &store).map_err(fatal)?;
+        let repository = Repository::of_store(store.clone(), &config.model_name).await;
+        let repository = repository.map_err(|error| fatal(error.to_string()))?;
+        let compiled = compiled_cache(&config.plugin, &store, repository.is_ours()).map_err(fatal)?;
         let plugins = Plugins::new(
             PluginHost::new(config.plugin.limits(), egress, compiled)?,
-            store.clone(),
+            store,
             config.plugin.max_plugin_bytes.as_u64(),
             config.plugin.max_plugins as usize,
         );
         if let Some(bundle) = &config.bundle {
-            plugins.import(&bundle.join("plugins")).await?;
+            plugins.import(&bundle.join("plugins"), repository.is_ours()).await?;
         }
         plugins.find_all().await?;
-        let models = Models::new(Repository::new(store), runtime, plugins.clone(), Arc::clone(&metrics), &config);
+        let models = Models::new(repository, runtime, plugins.clone(), Arc::clone(&metrics), &config);
         models.set_up(config.bundle.as_deref()).await?;
         models.find_all().await?;
         models.load_all().await;
@@ -112,7 +114,11 @@ impl App {
 }
 
 /// Where compiled plugins are kept. A folder that was asked for has to work; the one beside the models may not.
-fn compiled_cache(config: &PluginConfig, store: &Store) -> std::result::Result<Option<CompiledCache>, String> {
+fn compiled_cache(
+    config: &PluginConfig,
+    store: &Store,
+    is_ours: bool,
+) -> std::result::Result<Option<CompiledCache>, String> {
     let max_bytes = config.plugin_cache_bytes.as_u64();
     if max_bytes == 0 {
         return Ok(None);
@@ -121,7 +127,9 @@ fn compiled_cache(config: &PluginConfig, store: &Store) -> std::result::Result<O
         let opened = CompiledCache::open(folder, max_bytes);
         return opened.map(Some).map_err(|error| format!("--plugin-cache {}: {error}", folder.display()));
     }
-    let Some(folder) = store.folder().map(|folder| folder.join(".compiled")) else { return Ok(None) };
+    let Some(folder) = store.folder().filter(|_| is_ours).map(|folder| folder.join(".compiled")) else {
+        return Ok(None);
+    };
     match CompiledCache::open(&folder, max_bytes) {
         Ok(cache) => Ok(Some(cache)),
         Err(error) => {

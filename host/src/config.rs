@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use sysinfo::System;
 
 use crate::author::PluginCommand;
+use crate::model::check_name;
 use crate::plugin::{HostPattern, PluginLimits};
 
 /// Serves ONNX models over HTTP, with sandboxed WebAssembly plugins around them.
@@ -59,6 +60,10 @@ pub struct Config {
     /// How often the store is looked at for what other hosts changed; 0s: never.
     #[arg(long, env = "NEXUS_STORE_POLL", default_value = "1s", value_parser = humantime::parse_duration)]
     pub store_poll: Duration,
+
+    /// Id of the model, where the store is the folder of one: `model.onnx`, or `1/model.onnx`, lies in it.
+    #[arg(long, env = "NEXUS_MODEL_NAME", default_value = "model", value_name = "ID", value_parser = model_name)]
+    pub model_name: String,
 
     /// Folder of bundled models and plugins: the models are imported into an empty store at first start, the plugins at
     /// every start in place of those of their names and versions.
@@ -396,6 +401,10 @@ fn parse_plugin_memory(text: &str) -> Result<ByteSize, String> {
 /// A size as the platform counts memory; more than it can address is the same as all of it.
 pub fn to_usize(size: ByteSize) -> usize {
     usize::try_from(size.as_u64()).unwrap_or(usize::MAX)
+}
+
+fn model_name(text: &str) -> Result<String, String> {
+    check_name("model name", text).map(|()| text.to_owned()).map_err(|error| error.message)
 }
 
 /// Environment variables that configure an object store, as their vendors name them: `AWS_*`, `AZURE_*`, `GOOGLE_*`.

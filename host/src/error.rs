@@ -17,6 +17,7 @@ pub enum ErrorCode {
     Overloaded,
     NotReady,
     DeadlineExceeded,
+    StorageFull,
     Internal,
 }
 
@@ -35,6 +36,7 @@ impl ErrorCode {
             ErrorCode::Overloaded => "overloaded",
             ErrorCode::NotReady => "not_ready",
             ErrorCode::DeadlineExceeded => "deadline_exceeded",
+            ErrorCode::StorageFull => "storage_full",
             ErrorCode::Internal => "internal",
         }
     }
@@ -52,6 +54,7 @@ impl ErrorCode {
             ErrorCode::PluginFailed => 502,
             ErrorCode::Overloaded | ErrorCode::NotReady => 503,
             ErrorCode::DeadlineExceeded => 504,
+            ErrorCode::StorageFull => 507,
             ErrorCode::Internal => 500,
         }
     }

@@ -9,8 +9,8 @@ use crate::app::App;
 use crate::error::{Error, ErrorCode, Result};
 use crate::model::Entry;
 use crate::pipeline::{self, Answer, Payload, Trace};
-use crate::tensor::Output;
 use crate::predict::{check_payload, record};
+use crate::tensor::Output;
 
 /// Sends a copy on its way. `real` is what the client was answered, `None` where that was an error.
 pub fn send(app: &Arc<App>, shadow: Entry, payload: Payload, real: Option<Arc<Answer>>) {

@@ -1,5 +1,8 @@
 //! Where models and plugins are kept: a local folder or an object store. The only module that knows `object_store`.
 
+mod folder;
+mod remote;
+
 use std::io;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
@@ -10,8 +13,11 @@ use futures_util::TryStreamExt;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload, WriteMultipart};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutPayload, UpdateVersion, WriteMultipart};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use self::folder::{SCRATCH, Scratch};
+use crate::error::{Error, ErrorCode};
 
 /// Bytes read from a file at a time on its way into the store.
 const CHUNK_BYTES: usize = 4 << 20;
@@ -26,15 +32,10 @@ pub struct Store {
     local: Option<Arc<LocalFileSystem>>,
     folder: Option<PathBuf>,
     /// Copies of remote objects, for ONNX Runtime opens files; and uploads on their way into the store.
-    scratch: Arc<tempfile::TempDir>,
+    scratch: Arc<Scratch>,
     /// Held while this process is the folder's only host.
     lock: Option<Arc<std::fs::File>>,
 }
-
-/// Where a folder keeps uploads on their way in: on the same file system, so that publishing one is a rename.
-const SCRATCH: &str = ".scratch";
-/// The file that a folder's only host holds locked.
-const LOCK: &str = ".lock";
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -57,6 +58,93 @@ pub struct Entry {
     /// Bytes.
     pub size: u64,
     pub modified: DateTime<Utc>,
+    pub mark: Mark,
+}
+
+/// What changes when an object's content does. Two are equal when they are of the same content.
+#[derive(Debug, Clone)]
+pub struct Mark {
+    tag: String,
+    /// The store's own, where it keeps versions of objects.
+    version: Option<String>,
+}
+
+impl PartialEq for Mark {
+    fn eq(&self, other: &Mark) -> bool {
+        // Listings do not tell the version.
+        self.tag == other.tag
+    }
+}
+
+impl Eq for Mark {}
+
+impl From<&ObjectMeta> for Mark {
+    fn from(object: &ObjectMeta) -> Mark {
+        let made_up = || format!("{}-{}", object.last_modified.timestamp_micros(), object.size);
+        Mark { tag: object.e_tag.clone().unwrap_or_else(made_up), version: object.version.clone() }
+    }
+}
+
+impl StoreError {
+    /// What the system said, where the store is a folder.
+    fn io_error(&self) -> Option<&io::Error> {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = cause {
+            if let Some(error) = error.downcast_ref::<io::Error>() {
+                return Some(error);
+            }
+            cause = error.source();
+        }
+        None
+    }
+
+    /// Whether it has no space left.
+    fn is_full(&self) -> bool {
+        // Object stores have no space to run out of but where someone runs one of their own, which answers 507.
+        is_full(self.io_error())
+            || matches!(self, StoreError::Object(object_store::Error::Generic { source, .. }) if source.to_string().contains("507 Insufficient Storage"))
+    }
+
+    /// Whether it takes no changes from this host.
+    pub fn is_read_only(&self) -> bool {
+        let refused = matches!(
+            self,
+            StoreError::Object(
+                object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }
+            )
+        );
+        let kind = self.io_error().map(io::Error::kind);
+        refused || matches!(kind, Some(io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied))
+    }
+}
+
+/// Whether a disk has no space left, or none for this user.
+fn is_full(error: Option<&io::Error>) -> bool {
+    matches!(error.map(io::Error::kind), Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Error {
+        if error.is_full() {
+            return full(error);
+        }
+        if error.is_read_only() {
+            let message =
+                "the store takes no changes from this host: it is read-only, or its credentials allow no more";
+            return Error::new(ErrorCode::Forbidden, message).with_cause(error);
+        }
+        Error::internal(error)
+    }
+}
+
+/// An error of a file on its way into the store.
+pub fn scratch_error(error: io::Error) -> Error {
+    if is_full(Some(&error)) { full(error) } else { Error::internal(error) }
+}
+
+fn full(cause: impl std::fmt::Display) -> Error {
+    let message = "the store is full; nothing was published; free space or delete versions";
+    Error::new(ErrorCode::StorageFull, message).with_cause(cause)
 }
 
 impl Store {
@@ -74,10 +162,9 @@ impl Store {
             && scheme != "file"
         {
             let url = url::Url::parse(location).map_err(|error| open_error(error.into()))?;
-            let (objects, prefix) =
-                object_store::parse_url_opts(&url, options).map_err(|error| open_error(error.into()))?;
+            let (objects, prefix) = remote::open(&url, options).map_err(open_error)?;
             let objects = Arc::new(PrefixStore::new(objects, prefix));
-            let scratch = Arc::new(tempfile::Builder::new().prefix("model-nexus-").tempdir()?);
+            let scratch = Arc::new(folder::elsewhere()?);
             return Ok(Store { objects, local: None, folder: None, scratch, lock: None });
         }
         let folder = FilePath::new(location.strip_prefix("file://").unwrap_or(location));
@@ -87,13 +174,15 @@ impl Store {
             .with_fsync(true)
             .with_automatic_cleanup(true);
         let local = Arc::new(local);
-        let lock = take_lock(folder);
-        if lock.is_some() {
-            remove_leftovers(folder)?;
-        }
-        let scratch = Arc::new(scratch_folder(folder)?);
+        let place = folder::take_place(folder)?;
         let objects = local.clone();
-        Ok(Store { objects, local: Some(local), folder: Some(folder.to_owned()), scratch, lock })
+        Ok(Store {
+            objects,
+            local: Some(local),
+            folder: Some(folder.to_owned()),
+            scratch: place.scratch,
+            lock: place.lock,
+        })
     }
 
     /// Whether this process is the store's only host: then what an earlier one left half-done can be removed.
@@ -108,13 +197,21 @@ impl Store {
 
     /// A folder for files on their way into the store, removed when the process ends.
     pub fn scratch(&self) -> &FilePath {
-        self.scratch.path()
+        self.scratch.folder.path()
     }
 
     /// The object, or `None` where there is none.
     pub async fn read(&self, path: &str) -> Result<Option<Bytes>> {
+        Ok(self.read_marked(path).await?.map(|(content, _)| content))
+    }
+
+    /// The object and its mark, or `None` where there is none.
+    pub async fn read_marked(&self, path: &str) -> Result<Option<(Bytes, Mark)>> {
         match self.objects.get(&parse(path)?).await {
-            Ok(found) => Ok(Some(found.bytes().await?)),
+            Ok(found) => {
+                let mark = Mark::from(&found.meta);
+                Ok(Some((found.bytes().await?, mark)))
+            }
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -134,6 +231,24 @@ impl Store {
     pub async fn replace(&self, path: &str, data: Bytes) -> Result<()> {
         self.objects.put(&parse(path)?, PutPayload::from_bytes(data)).await?;
         Ok(())
+    }
+
+    /// Writes an object at once, if it is still as it was read: with that mark, or not there. Returns false, and writes
+    /// nothing, where another host changed it meanwhile. A folder cannot tell, and takes the last one's.
+    pub async fn replace_if(&self, path: &str, data: Bytes, mark: Option<&Mark>) -> Result<bool> {
+        let Some(mark) = mark else { return self.create(path, data).await };
+        if self.local.is_some() {
+            self.replace(path, data).await?;
+            return Ok(true);
+        }
+        let seen = UpdateVersion { e_tag: Some(mark.tag.clone()), version: mark.version.clone() };
+        let put =
+            self.objects.put_opts(&parse(path)?, PutPayload::from_bytes(data), PutMode::Update(seen).into()).await;
+        match put {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::Precondition { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Writes a file's content as an object, which is visible only when all of it is written. A file in
@@ -158,7 +273,10 @@ impl Store {
                     return Err(error.into());
                 }
             };
-            writer.wait_for_capacity(PARTS_IN_FLIGHT).await?;
+            if let Err(error) = writer.wait_for_capacity(PARTS_IN_FLIGHT).await {
+                writer.abort().await?;
+                return Err(error.into());
+            }
             writer.write(&chunk[..filled]);
         }
         writer.finish().await?;
@@ -173,13 +291,14 @@ impl Store {
         }
     }
 
-    /// All objects under a folder, in no particular order.
+    /// All objects under a folder, in no particular order; under all of the store where it is empty.
     pub async fn list(&self, folder: &str) -> Result<Vec<Entry>> {
         let objects = self.objects.list(Some(&parse(folder)?));
         let entries = objects.map_ok(|object| Entry {
             path: object.location.to_string(),
             size: object.size,
             modified: object.last_modified,
+            mark: Mark::from(&object),
         });
         Ok(entries.try_collect().await?)
     }
@@ -190,14 +309,14 @@ impl Store {
         if let Some(local) = &self.local {
             return Ok(local.path_to_filesystem(&object)?);
         }
-        let file = self.scratch.path().join(path);
+        let file = self.scratch.folder.path().join(path);
         if tokio::fs::try_exists(&file).await? {
             return Ok(file);
         }
         if let Some(folder) = file.parent() {
             tokio::fs::create_dir_all(folder).await?;
         }
-        let partial = self.scratch.path().join(format!("{}.partial", uuid::Uuid::new_v4()));
+        let partial = self.scratch.folder.path().join(format!("{}.partial", uuid::Uuid::new_v4()));
         let mut target = tokio::fs::File::create(&partial).await?;
         let mut content = self.objects.get(&object).await?.into_stream();
         while let Some(bytes) = content.try_next().await? {
@@ -207,62 +326,6 @@ impl Store {
         tokio::fs::rename(&partial, &file).await?;
         Ok(file)
     }
-}
-
-fn take_lock(folder: &FilePath) -> Option<Arc<std::fs::File>> {
-    // A folder that cannot be written to, or that another host uses, is served without tidying it up.
-    let file = std::fs::File::options().create(true).truncate(false).write(true).open(folder.join(LOCK));
-    let file = file.and_then(|file| file.try_lock().map(|()| file).map_err(Into::into));
-    match file {
-        Ok(file) => Some(Arc::new(file)),
-        Err(error) => {
-            tracing::warn!(folder = %folder.display(), %error, "the store's lock was not taken; it is served as it is");
-            None
-        }
-    }
-}
-
-/// Removes what a process that was killed left behind: its scratch folder, and files that were being written.
-fn remove_leftovers(folder: &FilePath) -> io::Result<()> {
-    match std::fs::remove_dir_all(folder.join(SCRATCH)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    for kept in ["models", "plugins"] {
-        remove_staged(&folder.join(kept))?;
-    }
-    Ok(())
-}
-
-/// `object_store` stages a file it writes as `NAME#NUMBER` beside it.
-fn remove_staged(folder: &FilePath) -> io::Result<()> {
-    let entries = match std::fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    for entry in entries {
-        let entry = entry?;
-        let name = entry.file_name();
-        let staged = name
-            .to_str()
-            .and_then(|name| name.rsplit_once('#'))
-            .is_some_and(|(_, number)| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()));
-        if entry.file_type()?.is_dir() {
-            remove_staged(&entry.path())?;
-        } else if staged {
-            tracing::warn!(file = %entry.path().display(), "removing a file that was not written to its end");
-            std::fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
-}
-
-fn scratch_folder(folder: &FilePath) -> io::Result<tempfile::TempDir> {
-    let beside = folder.join(SCRATCH);
-    let made = std::fs::create_dir_all(&beside).and_then(|()| tempfile::Builder::new().tempdir_in(&beside));
-    // A store that cannot be written to serves all the same.
-    made.or_else(|_| tempfile::Builder::new().prefix("model-nexus-").tempdir())
 }
 
 fn parse(path: &str) -> Result<Path> {

@@ -17,6 +17,7 @@ use super::body_error;
 use crate::app::App;
 use crate::digest::hex;
 use crate::error::{Error, ErrorCode, Result};
+use crate::store::scratch_error;
 
 /// A field that a form may have.
 #[derive(Clone, Copy)]
@@ -112,7 +113,7 @@ async fn save(mut field: Field<'_>, scratch: &Path, spec: FieldSpec) -> Result<U
     // As any new file, not for this user alone: it may become the store's own.
     let mode = Permissions::from_mode(0o666);
     let file = tempfile::Builder::new().prefix("upload-").permissions(mode).tempfile_in(scratch);
-    let (file, path) = file.map_err(Error::internal)?.into_parts();
+    let (file, path) = file.map_err(scratch_error)?.into_parts();
     let mut file = tokio::fs::File::from_std(file);
     let mut hasher = Sha256::new();
     let mut size: u64 = 0;
@@ -122,9 +123,9 @@ async fn save(mut field: Field<'_>, scratch: &Path, spec: FieldSpec) -> Result<U
             return Err(too_large(spec));
         }
         hasher.update(&chunk);
-        file.write_all(&chunk).await.map_err(Error::internal)?;
+        file.write_all(&chunk).await.map_err(scratch_error)?;
     }
-    file.flush().await.map_err(Error::internal)?;
+    file.flush().await.map_err(scratch_error)?;
     Ok(UploadedFile { path, name, sha256: hex(&hasher.finalize()), size })
 }
 

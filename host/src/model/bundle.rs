@@ -14,11 +14,14 @@ impl Models {
     /// # Errors
     /// The store or the bundle cannot be read or written.
     pub async fn set_up(&self, bundle: Option<&Path>) -> Result<()> {
+        if let Err(error) = self.repository.tidy_at_start().await {
+            tracing::warn!(%error, "what earlier hosts left half-done was not removed");
+        }
         if let Some(settings) = self.repository.settings().await? {
             self.registry.set_default_image_model(settings.default_image_model);
             return Ok(());
         }
-        let Some(bundle) = bundle else { return Ok(()) };
+        let Some(bundle) = bundle.filter(|_| self.repository.is_ours()) else { return Ok(()) };
         let bundled = read_bundle(&bundle.join("models")).map_err(|error| {
             let folder = bundle.display();
             Error::new(ErrorCode::Internal, format!("the bundle {folder} (--bundle) is not readable: {error}"))
@@ -29,9 +32,19 @@ impl Models {
         if present.iter().any(|entry| !ids.contains(entry.id.as_str())) {
             return Ok(());
         }
+        match self.import_all(&bundled, &present).await {
+            Err(error) if error.code == ErrorCode::Forbidden => {
+                tracing::warn!(%error, "the bundled models are not imported");
+                Ok(())
+            }
+            imported => imported,
+        }
+    }
+
+    async fn import_all(&self, bundled: &[Bundled], present: &[Entry]) -> Result<()> {
         let mut settings = Settings::default();
-        for model in &bundled {
-            let pipeline = self.import(model, &present).await?;
+        for model in bundled {
+            let pipeline = self.import(model, present).await?;
             let is_image_model = pipeline.preprocess.is_some_and(|stage| names_plugin(&stage, IMAGE_PLUGIN));
             if is_image_model && settings.default_image_model.is_none() {
                 settings.default_image_model = Some(model.id.clone());

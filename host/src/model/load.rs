@@ -8,6 +8,7 @@ use futures_util::{FutureExt, StreamExt, stream};
 use tokio::sync::Semaphore;
 
 use super::StoreHealth;
+use super::layout::VersionMarks;
 use super::registry::{BoundPipeline, KnownVersion, Loading, ModelVersion, Registry, State};
 use super::repository::{Entry, Repository, RepositoryError, Sidecar};
 use super::spec::{InputSpec, input_specs, zeros};
@@ -80,13 +81,13 @@ impl Models {
             }
             self.registry.set_config_mark(id, model.config.clone());
         }
-        let known = stream::iter(snapshot.versions()).map(|(entry, mark)| self.look_at(entry, mark, true));
+        let known = stream::iter(snapshot.versions()).map(|(entry, marks)| self.look_at(entry, marks, true));
         known.buffer_unordered(READS_AT_ONCE).for_each(async |known| self.registry.know(known)).await;
         Ok(())
     }
 
     /// A version of the store as its sidecar describes it.
-    pub(super) async fn look_at(&self, entry: Entry, mark: String, takes_traffic: bool) -> KnownVersion {
+    pub(super) async fn look_at(&self, entry: Entry, marks: VersionMarks, takes_traffic: bool) -> KnownVersion {
         let (info, state) = match self.repository.describe(&entry).await {
             Ok(sidecar) => {
                 let is_unloaded = self.registry.config(&entry.id).is_unloaded(&entry.version);
@@ -95,7 +96,7 @@ impl Models {
             Err(error) => (None, State::Failed(for_operator(error))),
         };
         let mut known = KnownVersion::new(entry, info, state);
-        (known.takes_traffic, known.mark) = (takes_traffic, Some(mark));
+        (known.takes_traffic, known.marks) = (takes_traffic, Some(marks));
         known
     }
 

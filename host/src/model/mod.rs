@@ -4,11 +4,12 @@ mod alone;
 mod bind;
 mod bundle;
 mod labels;
+mod layout;
 mod lifecycle;
 mod load;
 mod registry;
+mod removal;
 mod repository;
-mod snapshot;
 mod spec;
 mod sync;
 mod traffic;
@@ -17,6 +18,7 @@ mod worker;
 
 pub use bind::{Golden, Rebound, describe};
 pub use labels::parse as parse_labels;
+pub use layout::{ModelMarks, Snapshot, VersionMarks};
 pub use load::Models;
 pub use registry::{BoundPipeline, BoundStage, KnownVersion, ModelVersion, Registry, Route, State};
 pub use repository::{

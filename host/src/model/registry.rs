@@ -9,12 +9,14 @@ use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 
+use super::layout::VersionMarks;
 use super::repository::{Entry, ModelConfig};
 use super::spec::InputSpec;
 use super::traffic::{Sticky, point_of};
 use super::{OnFailure, Pipeline, Sidecar, Workers};
 use crate::error::{Error, ErrorCode, Result};
 use crate::plugin::{Binding, Stage};
+use crate::store::Mark;
 
 /// A loaded version of a model. Requests hold an `Arc` of it, so it outlives its place in the registry.
 #[derive(Clone)]
@@ -90,7 +92,7 @@ pub struct KnownVersion {
     /// It has served, or was here when the host started. A version that another host uploaded waits until it can serve.
     pub takes_traffic: bool,
     /// What of it in the store was looked at; another mark means that it has changed.
-    pub mark: Option<String>,
+    pub marks: Option<VersionMarks>,
     pub(super) known_since: Instant,
     last_used: Arc<AtomicU64>,
 }
@@ -133,7 +135,7 @@ impl KnownVersion {
             info,
             state,
             takes_traffic: true,
-            mark: None,
+            marks: None,
             known_since: Instant::now(),
             last_used: Arc::default(),
         }
@@ -191,7 +193,7 @@ pub enum Route {
 struct Model {
     config: Arc<ModelConfig>,
     /// What of its configuration in the store was looked at.
-    config_mark: Option<String>,
+    config_mark: Option<Mark>,
     versions: BTreeMap<String, KnownVersion>,
 }
 
@@ -283,7 +285,7 @@ impl Registry {
         self.read().get(id).map(|model| Arc::clone(&model.config)).unwrap_or_default()
     }
 
-    pub fn config_mark(&self, id: &str) -> Option<String> {
+    pub fn config_mark(&self, id: &str) -> Option<Mark> {
         self.read().get(id)?.config_mark.clone()
     }
 
@@ -291,7 +293,7 @@ impl Registry {
         self.write().entry(id.to_owned()).or_default().config = Arc::new(config);
     }
 
-    pub fn set_config_mark(&self, id: &str, mark: Option<String>) {
+    pub fn set_config_mark(&self, id: &str, mark: Option<Mark>) {
         self.write().entry(id.to_owned()).or_default().config_mark = mark;
     }
 

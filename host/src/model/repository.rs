@@ -4,27 +4,31 @@
 //! two equal uploads one wins here. Then come the labels, and the model last, which the store shows whole or not at all.
 //! A sidecar without a model is an upload that did not end; a model without a sidecar came by hand and gets one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::labels;
+use super::layout::{CONFIG, LABELS, Layout, MODEL, Place, SIDECAR, Snapshot, TOMBSTONE};
 use super::traffic::Traffic;
 use crate::digest::sha256_of_file;
 use crate::error::{Error, ErrorCode};
 use crate::onnx::{self, MetadataError, ModelMetadata};
-use crate::store::{Store, StoreError};
+use crate::store::{self, Mark, Store, StoreError};
 
 const SETTINGS: &str = "settings.json";
+/// Times that a change is tried which other hosts keep coming before.
+const CHANGES_TRIED: u32 = 16;
 
 /// Models as the store keeps them.
 #[derive(Clone)]
 pub struct Repository {
     pub(super) store: Store,
+    pub(super) layout: Layout,
 }
 
 /// One version in the store.
@@ -110,12 +114,6 @@ impl ModelConfig {
     pub fn version_mut(&mut self, version: &str) -> &mut VersionConfig {
         self.versions.entry(version.to_owned()).or_default()
     }
-
-    /// Leaves out versions that nothing is set for.
-    pub fn without_empty_versions(mut self) -> ModelConfig {
-        self.versions.retain(|_, version| *version != VersionConfig::default());
-        self
-    }
 }
 
 /// The plugins around a model. Where both stages name the same plugin and config, one instance serves both.
@@ -196,6 +194,20 @@ pub enum RepositoryError {
     Store(#[from] StoreError),
     #[error("model {id} has a version {version} already; upload under another version")]
     Exists { id: String, version: String },
+    #[error(
+        "an upload of model {id} version {version} is under way, or was interrupted, which is cleared within hours; \
+         upload under another version"
+    )]
+    Unfinished { id: String, version: String },
+    #[error("model {id} is being deleted; try again when it is gone")]
+    BeingDeleted { id: String },
+    #[error(
+        "the store is the folder of one model, and has no place for uploads; --store of a folder that holds models \
+         takes them"
+    )]
+    NoPlace,
+    #[error("other hosts change what is set for model {id} all the time; try again")]
+    Contended { id: String },
     #[error("{path} is not readable: {problem}")]
     Corrupt { path: String, problem: String },
     #[error("{0}")]
@@ -211,22 +223,45 @@ pub enum RepositoryError {
 impl From<RepositoryError> for Error {
     fn from(error: RepositoryError) -> Error {
         match error {
-            RepositoryError::Exists { .. } => Error::new(ErrorCode::Conflict, error.to_string()),
+            RepositoryError::Exists { .. }
+            | RepositoryError::Unfinished { .. }
+            | RepositoryError::BeingDeleted { .. } => Error::new(ErrorCode::Conflict, error.to_string()),
+            RepositoryError::Contended { .. } => Error::new(ErrorCode::Overloaded, error.to_string()),
+            RepositoryError::NoPlace => Error::new(ErrorCode::Forbidden, error.to_string()),
+            RepositoryError::Store(error) => error.into(),
+            RepositoryError::File(error) => store::scratch_error(error),
             error => Error::internal(error),
         }
     }
 }
 
-type Result<T> = std::result::Result<T, RepositoryError>;
+pub(super) type Result<T> = std::result::Result<T, RepositoryError>;
 
 impl Repository {
-    pub fn new(store: Store) -> Repository {
-        Repository { store }
+    /// The models of a store. `name` is the id of a model whose folder the store is.
+    ///
+    /// # Errors
+    /// The store cannot be listed.
+    pub async fn of_store(store: Store, name: &str) -> Result<Repository> {
+        let mut objects = store.list(Layout::Own.root()).await?;
+        if objects.is_empty() {
+            objects = store.list("").await?;
+        }
+        let layout = Layout::detect(&objects, name);
+        if layout != Layout::Own {
+            tracing::info!(?layout, "the store was laid out by somebody else; it is served as it is");
+        }
+        Ok(Repository { store, layout })
+    }
+
+    /// Whether a host laid the store out. Into another server's nothing is laid that nobody asked for.
+    pub fn is_ours(&self) -> bool {
+        self.layout == Layout::Own
     }
 
     /// A version's model in the store.
     pub fn path_of(&self, entry: &Entry) -> String {
-        entry.file("model.onnx")
+        self.layout.of_version(entry, MODEL)
     }
 
     /// Where an upload is written before it is checked.
@@ -234,78 +269,100 @@ impl Repository {
         self.store.scratch()
     }
 
-    /// All visible versions. What an earlier process of this host left half-done is removed.
+    /// What the store holds, in one listing.
+    pub async fn snapshot(&self) -> Result<Snapshot> {
+        Ok(Snapshot::of(&self.layout, self.store.list(self.layout.root()).await?))
+    }
+
+    /// All visible versions.
     pub async fn list(&self) -> Result<Vec<Entry>> {
-        let mut files: BTreeMap<Entry, Vec<String>> = BTreeMap::new();
-        for object in self.store.list("models").await? {
-            let parts: Vec<&str> = object.path.split('/').collect();
-            if let ["models", id, version, file] = parts[..]
-                && super::check_name("id", id).is_ok()
-                && super::check_name("version", version).is_ok()
-            {
-                let entry = Entry { id: id.to_owned(), version: version.to_owned() };
-                files.entry(entry).or_default().push(file.to_owned());
-            }
-        }
-        let (visible, partial): (Vec<_>, Vec<_>) =
-            files.into_iter().partition(|(_, files)| files.iter().any(|file| file == "model.onnx"));
-        if self.store.is_exclusive() {
-            // Only what publishing leaves: it begins with a sidecar. Anything else is somebody's own.
-            let interrupted =
-                partial.into_iter().filter(|(_, files)| files.iter().any(|file| file == "model_info.json"));
-            for (entry, _) in interrupted {
-                tracing::warn!(model = entry.id, version = entry.version, "removing an upload that did not end");
-                self.remove(&entry).await?;
-            }
-        }
-        Ok(visible.into_iter().map(|(entry, _)| entry).collect())
+        Ok(self.snapshot().await?.entries().collect())
     }
 
     /// The versions of a model that are there, or are being uploaded.
     pub async fn versions(&self, id: &str) -> Result<Vec<String>> {
-        let objects = self.store.list(&format!("models/{id}")).await?;
-        let mut versions: Vec<String> =
-            objects.iter().filter_map(|object| Some(object.path.split('/').nth(2)?.to_owned())).collect();
-        versions.retain(|version| version != "model.toml");
-        Ok(versions)
+        let objects = self.store.list(&self.layout.of_model(id, "")).await?;
+        let versions = objects.iter().filter_map(|object| match self.layout.place(&object.path)? {
+            Place::Version { entry, .. } => Some(entry.version),
+            Place::Model { .. } => None,
+        });
+        Ok(versions.collect::<BTreeSet<_>>().into_iter().collect())
     }
 
-    /// Reads a version: sidecar (made where there is none), labels, and the model's sha256 against the sidecar's.
+    /// What a version's sidecar says, made where there is none.
+    ///
+    /// # Errors
+    /// A file that is missing or unreadable.
+    pub async fn describe(&self, entry: &Entry) -> Result<Sidecar> {
+        match self.store.read(&self.layout.of_version(entry, SIDECAR)).await? {
+            Some(json) => self.read_sidecar(entry, &json),
+            None => {
+                let file = self.store.file(&self.layout.of_version(entry, MODEL)).await?;
+                self.make_sidecar(entry, &file).await
+            }
+        }
+    }
+
+    /// Reads a version: sidecar, labels, and the model's sha256 against the sidecar's.
     ///
     /// # Errors
     /// A file that is missing, unreadable or changed.
     pub async fn open(&self, entry: &Entry) -> Result<Stored> {
-        let path = entry.file("model.onnx");
+        let sidecar = self.describe(entry).await?;
+        let path = self.layout.of_version(entry, MODEL);
         let file = self.store.file(&path).await?;
-        let sidecar = match self.store.read(&entry.file("model_info.json")).await? {
-            Some(json) => {
-                let sidecar: Sidecar = serde_json::from_slice(&json)
-                    .map_err(|error| RepositoryError::corrupt(&entry.file("model_info.json"), error))?;
-                let actual = on_file(&file, |file| Ok(sha256_of_file(file)?)).await?;
-                if actual != sidecar.sha256 {
-                    return Err(RepositoryError::Changed { path, expected: sidecar.sha256, actual });
-                }
-                sidecar
-            }
-            None => self.make_sidecar(entry, &file).await?,
-        };
-        let labels = match self.store.read(&entry.file("labels.json")).await? {
+        let actual = on_file(&file, |file| Ok(sha256_of_file(file)?)).await?;
+        if actual != sidecar.sha256 {
+            return Err(RepositoryError::Changed { path, expected: sidecar.sha256, actual });
+        }
+        let labels = match self.store.read(&self.layout.of_version(entry, LABELS)).await? {
             Some(json) => labels::parse(&json)
-                .map_err(|error| RepositoryError::corrupt(&entry.file("labels.json"), error.message))?,
+                .map_err(|error| RepositoryError::corrupt(&self.layout.of_version(entry, LABELS), error.message))?,
             None => Vec::new(),
         };
         Ok(Stored { sidecar, labels, file, path })
     }
 
+    fn read_sidecar(&self, entry: &Entry, json: &[u8]) -> Result<Sidecar> {
+        let path = self.layout.of_version(entry, SIDECAR);
+        let sidecar: Sidecar = serde_json::from_slice(json).map_err(|error| RepositoryError::corrupt(&path, error))?;
+        if (&sidecar.id, &sidecar.version) != (&entry.id, &entry.version) {
+            let other = format!("it is that of model {} version {}; remove it", sidecar.id, sidecar.version);
+            return Err(RepositoryError::corrupt(&path, other));
+        }
+        Ok(sidecar)
+    }
+
     /// A sidecar for a model that came without: laid down by hand, or by Triton's conventions.
     async fn make_sidecar(&self, entry: &Entry, file: &Path) -> Result<Sidecar> {
-        let sidecar = describe(entry, file).await?;
+        let mut sidecar = describe(entry, file).await?;
+        sidecar.uploaded_at = self.laid_down_at(entry).await?;
+        if !self.is_ours() {
+            return Ok(sidecar);
+        }
         // A store that cannot be written to serves all the same; the sidecar is made anew at the next start.
-        match self.store.create(&entry.file("model_info.json"), to_json(&sidecar)?).await {
+        match self.store.create(&self.layout.of_version(entry, SIDECAR), to_json(&sidecar)?).await {
             Ok(_) => {}
             Err(error) => tracing::warn!(model = entry.id, version = entry.version, %error, "the sidecar was not kept"),
         }
         Ok(sidecar)
+    }
+
+    /// When a version that came without a sidecar counts as uploaded: when its file was written, but a number later than
+    /// every lower one, whose files may have been copied in any order. So the highest number is the newest.
+    async fn laid_down_at(&self, entry: &Entry) -> Result<DateTime<Utc>> {
+        let number = entry.version.parse::<u64>().ok();
+        let mut earlier = Vec::new();
+        for object in self.store.list(&self.layout.of_model(&entry.id, "")).await? {
+            let Some(Place::Version { entry: other, file }) = self.layout.place(&object.path) else { continue };
+            let is_lower =
+                matches!((other.version.parse::<u64>().ok(), number), (Some(other), Some(number)) if other < number);
+            if file == MODEL && (other == *entry || is_lower) {
+                earlier.push(object.modified);
+            }
+        }
+        let latest = earlier.iter().max().copied().unwrap_or_else(Utc::now);
+        Ok(latest + TimeDelta::microseconds(i64::try_from(earlier.len()).unwrap_or_default()))
     }
 
     /// Publishes a version. `labels` is a label file as it came, checked before.
@@ -313,25 +370,19 @@ impl Repository {
     /// # Errors
     /// [`RepositoryError::Exists`], or the store's; nothing of the version is left then.
     pub async fn publish(&self, sidecar: &Sidecar, labels: Option<&Bytes>, file: &Path) -> Result<String> {
-        let entry = Entry { id: sidecar.id.clone(), version: sidecar.version.clone() };
-        let exists = || RepositoryError::Exists { id: entry.id.clone(), version: entry.version.clone() };
-        // A model that came by hand may have no sidecar yet, and is not to be overwritten either.
-        if self.is_visible(&entry).await?
-            || !self.store.create(&entry.file("model_info.json"), to_json(sidecar)?).await?
-        {
-            return Err(exists());
-        }
-        let path = entry.file("model.onnx");
+        let entry = &Entry { id: sidecar.id.clone(), version: sidecar.version.clone() };
+        self.claim(entry, sidecar).await?;
+        let path = self.layout.of_version(entry, MODEL);
         let written = async {
             if let Some(labels) = labels {
-                self.store.replace(&entry.file("labels.json"), labels.clone()).await?;
+                self.store.replace(&self.layout.of_version(entry, LABELS), labels.clone()).await?;
             }
             self.store.write_file(&path, file).await
         };
         match written.await {
             Ok(()) => Ok(path),
             Err(error) => {
-                if let Err(error) = self.remove(&entry).await {
+                if let Err(error) = self.remove(entry).await {
                     tracing::error!(model = entry.id, version = entry.version, %error, "a failed upload was left behind");
                 }
                 Err(error.into())
@@ -355,47 +406,70 @@ impl Repository {
         Ok(())
     }
 
-    async fn is_visible(&self, entry: &Entry) -> Result<bool> {
-        let path = entry.file("model.onnx");
-        let objects = self.store.list(&format!("models/{}/{}", entry.id, entry.version)).await?;
-        Ok(objects.iter().any(|object| object.path == path))
-    }
-
-    /// Removes a version, the model first: from then on it is not visible.
-    pub(super) async fn remove(&self, entry: &Entry) -> Result<()> {
-        for file in ["model.onnx", "labels.json", "model_info.json"] {
-            self.store.delete(&entry.file(file)).await?;
+    /// Creates the sidecar, if there is neither one nor a model.
+    async fn claim(&self, entry: &Entry, sidecar: &Sidecar) -> Result<()> {
+        if !self.layout.takes_uploads() {
+            return Err(RepositoryError::NoPlace);
         }
-        Ok(())
+        let Entry { id, version } = entry.clone();
+        let (tombstone, model) = (self.layout.of_model(&id, TOMBSTONE), self.layout.of_version(entry, MODEL));
+        let objects = self.store.list(&self.layout.of_model(&id, "")).await?;
+        if objects.iter().any(|object| object.path == tombstone) {
+            return Err(RepositoryError::BeingDeleted { id });
+        }
+        // A model that came by hand may have no sidecar yet, and is not to be overwritten either.
+        if objects.iter().any(|object| object.path == model) {
+            return Err(RepositoryError::Exists { id, version });
+        }
+        let (path, json) = (self.layout.of_version(entry, SIDECAR), to_json(sidecar)?);
+        // Where the answer to a request was lost, the one that is there is this one.
+        if self.store.create(&path, json.clone()).await? || self.store.read(&path).await? == Some(json) {
+            return Ok(());
+        }
+        Err(RepositoryError::Unfinished { id, version })
     }
 
     /// What is set for a model; nothing where it has no `model.toml`.
     pub async fn config(&self, id: &str) -> Result<ModelConfig> {
-        let path = format!("models/{id}/model.toml");
-        let Some(bytes) = self.store.read(&path).await? else {
-            return Ok(ModelConfig::default());
-        };
-        let text = std::str::from_utf8(&bytes).map_err(|error| RepositoryError::corrupt(&path, error))?;
-        toml::from_str(text).map_err(|error| RepositoryError::corrupt(&path, error))
+        Ok(self.config_marked(id).await?.0)
     }
 
-    /// Changes what is set for a model. Answers with all that is set, and the mark of it in the store.
+    /// What is set for a model, and the mark to replace it with.
+    pub async fn config_marked(&self, id: &str) -> Result<(ModelConfig, Option<Mark>)> {
+        let path = self.layout.of_model(id, CONFIG);
+        let Some((bytes, mark)) = self.store.read_marked(&path).await? else {
+            return Ok((ModelConfig::default(), None));
+        };
+        let text = std::str::from_utf8(&bytes).map_err(|error| RepositoryError::corrupt(&path, error))?;
+        let config = toml::from_str(text).map_err(|error| RepositoryError::corrupt(&path, error))?;
+        Ok((config, Some(mark)))
+    }
+
+    /// Changes what is set for a model, whoever else changes it at the same time. Answers with all that is set, and the mark
+    /// of it in the store.
     pub async fn change_config(
         &self,
         id: &str,
         change: impl Fn(&mut ModelConfig),
-    ) -> Result<(ModelConfig, Option<String>)> {
-        let mut config = self.config(id).await?;
-        change(&mut config);
-        let config = config.without_empty_versions();
-        self.write_config(id, &config).await?;
-        Ok((config, None))
+    ) -> Result<(ModelConfig, Option<Mark>)> {
+        let path = self.layout.of_model(id, CONFIG);
+        for _ in 0..CHANGES_TRIED {
+            let (mut config, mark) = self.config_marked(id).await?;
+            change(&mut config);
+            config.versions.retain(|_, version| *version != VersionConfig::default());
+            let text = to_toml(&config)?;
+            if self.store.replace_if(&path, text.clone(), mark.as_ref()).await? {
+                // What another host made of it a moment later is looked at with the store.
+                let mark = self.store.read_marked(&path).await?.filter(|(now, _)| *now == text).map(|(_, mark)| mark);
+                return Ok((config, mark));
+            }
+        }
+        Err(RepositoryError::Contended { id: id.to_owned() })
     }
 
+    /// Sets everything for a model that is being imported.
     pub async fn write_config(&self, id: &str, config: &ModelConfig) -> Result<()> {
-        let path = format!("models/{id}/model.toml");
-        let text = toml::to_string(config).map_err(|error| RepositoryError::corrupt(&path, error))?;
-        Ok(self.store.replace(&path, text.into()).await?)
+        Ok(self.store.replace(&self.layout.of_model(id, CONFIG), to_toml(config)?).await?)
     }
 
     /// What is set for the host; `None` in a store no host has set up yet.
@@ -414,12 +488,6 @@ impl Repository {
 impl From<(String, String)> for Entry {
     fn from((id, version): (String, String)) -> Entry {
         Entry { id, version }
-    }
-}
-
-impl Entry {
-    fn file(&self, name: &str) -> String {
-        format!("models/{}/{}/{name}", self.id, self.version)
     }
 }
 
@@ -446,9 +514,14 @@ async fn describe(entry: &Entry, file: &Path) -> Result<Sidecar> {
     })
 }
 
-fn to_json(value: &impl Serialize) -> Result<Bytes> {
+pub(super) fn to_json(value: &impl Serialize) -> Result<Bytes> {
     let json = serde_json::to_vec_pretty(value).map_err(io::Error::other)?;
     Ok(json.into())
+}
+
+fn to_toml(config: &ModelConfig) -> Result<Bytes> {
+    let text = toml::to_string(config).map_err(io::Error::other)?;
+    Ok(text.into())
 }
 
 /// Runs what blocks on the disk on a thread that may block.

@@ -6,11 +6,15 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 
+use super::layout::{Snapshot, VersionMarks};
 use super::load::Models;
 use super::registry::{KnownVersion, State};
 use super::repository::{Entry, ModelConfig};
-use super::snapshot::Snapshot;
 use crate::error::{Error, Result};
+use crate::store::Mark;
+
+/// Pause between removals of what other hosts left half-done.
+const BETWEEN_TIDYING: Duration = Duration::from_secs(600);
 
 /// Whether the store could be read when it was last looked at. Cloning shares it.
 #[derive(Clone, Default)]
@@ -50,10 +54,17 @@ impl StoreHealth {
 impl Models {
     /// Looks at the store again and again, for as long as the host runs.
     pub async fn follow_store(self, pause: Duration) {
+        let mut tidied = Instant::now();
         loop {
             tokio::time::sleep(pause).await;
             let looked = self.look_at_store().await;
             self.store.looked(&looked);
+            if looked.is_ok() && tidied.elapsed() > BETWEEN_TIDYING {
+                tidied = Instant::now();
+                if let Err(error) = self.repository.tidy().await {
+                    tracing::warn!(%error, "what was left half-done in the store is not removed");
+                }
+            }
         }
     }
 
@@ -81,15 +92,15 @@ impl Models {
                 self.take_over_config(id, model.config.clone()).await?;
             }
         }
-        for (entry, mark) in snapshot.versions() {
-            self.take_over(entry, mark, new_plugins).await;
+        for (entry, marks) in snapshot.versions() {
+            self.take_over(entry, marks, new_plugins).await;
         }
         Ok(())
     }
 
     /// Forgets versions that the store has no more. What came here while the store was being listed is not in the list yet.
     fn forget_removed(&self, snapshot: &Snapshot, began: Instant) {
-        let there: BTreeSet<Entry> = snapshot.versions().map(|(entry, _)| entry).collect();
+        let there: BTreeSet<Entry> = snapshot.entries().collect();
         for known in self.registry.list() {
             if known.known_since < began && !there.contains(&known.entry()) {
                 self.forget(&known.entry(), "removed from the store");
@@ -99,16 +110,16 @@ impl Models {
 
     /// A version that is new here is loaded before it takes traffic; one that could not serve for want of a plugin is
     /// tried again.
-    async fn take_over(&self, entry: Entry, mark: String, new_plugins: bool) {
+    async fn take_over(&self, entry: Entry, marks: VersionMarks, new_plugins: bool) {
         match self.registry.find(&entry.id, Some(&entry.version)) {
             Err(_) => {
-                let known = self.look_at(entry.clone(), mark, false).await;
+                let known = self.look_at(entry.clone(), marks, false).await;
                 if matches!(known.state, State::Cold) {
                     tracing::info!(model = entry.id, version = entry.version, "a version came to the store");
                 }
                 self.registry.know(known);
             }
-            Ok(KnownVersion { state: State::Failed(_), mark: before, .. }) if new_plugins || before != Some(mark) => {
+            Ok(KnownVersion { state: State::Failed(_), marks: before, .. }) if new_plugins || before != Some(marks) => {
                 self.registry.change(&entry, |_| Some(State::Cold));
             }
             Ok(_) => return,
@@ -119,7 +130,7 @@ impl Models {
     }
 
     /// Takes over what another host set for a model: its traffic, what is unloaded, and its plugins.
-    async fn take_over_config(&self, id: &str, mark: Option<String>) -> Result<()> {
+    async fn take_over_config(&self, id: &str, mark: Option<Mark>) -> Result<()> {
         let _change = self.changes.acquire().await.map_err(Error::internal)?;
         let config = match self.repository.config(id).await {
             Ok(config) => config,

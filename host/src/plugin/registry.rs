@@ -215,11 +215,12 @@ impl Plugins {
     }
 
     /// Brings the bundle's plugins into the store: what is new, and what differs from the one of that name and version
-    /// there, since a bundle belongs to this build of the host. They are granted the hosts they ask for.
+    /// there, since a bundle belongs to this build of the host. They are granted the hosts they ask for. Without `keep`,
+    /// and where the store is read-only, they are there for this process alone.
     ///
     /// # Errors
     /// The bundle or the store cannot be read or written, or a bundled plugin is not one.
-    pub async fn import(&self, folder: &Path) -> Result<()> {
+    pub async fn import(&self, folder: &Path, keep: bool) -> Result<()> {
         let mut known = Vec::new();
         for (entry, _) in self.repository.list().await? {
             known.extend(self.repository.info(&entry).await?.map(|info| info.sha256));
@@ -234,13 +235,13 @@ impl Plugins {
             }
             let wasm = Bytes::from(tokio::fs::read(file.path()).await.map_err(Error::internal)?);
             if !known.contains(&sha256_hex(&wasm)) {
-                self.import_one(wasm).await?;
+                self.import_one(wasm, keep).await?;
             }
         }
         Ok(())
     }
 
-    async fn import_one(&self, wasm: Bytes) -> Result<()> {
+    async fn import_one(&self, wasm: Bytes, keep: bool) -> Result<()> {
         let mut plugin = self.host.load(Wasm::Held(wasm.clone()), Grants::default()).await?;
         let hosts = plugin.manifest.hosts.iter().map(|host| host.parse::<HostPattern>());
         let hosts = hosts.collect::<std::result::Result<Vec<_>, _>>().map_err(|error| {
@@ -248,8 +249,15 @@ impl Plugins {
         })?;
         plugin.grants = Arc::new(Grants { hosts, ..Grants::default() });
         let (entry, info) = (PluginEntry::of(&plugin.manifest), PluginInfo::of(&plugin));
-        self.repository.replace(&entry, &info, wasm).await?;
-        plugin.wasm = self.wasm(&entry);
+        let kept = if keep { self.repository.replace(&entry, &info, wasm).await.map(|()| true) } else { Ok(false) };
+        match kept {
+            Ok(true) => plugin.wasm = self.wasm(&entry),
+            Ok(false) => {}
+            Err(error) if error.code == ErrorCode::Forbidden => {
+                tracing::warn!(plugin = plugin.reference(), %error, "a bundled plugin is not kept in the store");
+            }
+            Err(error) => return Err(error),
+        }
         tracing::info!(plugin = plugin.reference(), sha256 = plugin.sha256, "bundled plugin imported");
         self.insert(info, Some(plugin));
         Ok(())

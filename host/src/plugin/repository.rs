@@ -80,7 +80,7 @@ impl PluginRepository {
     /// is removed.
     pub(super) async fn list(&self) -> Result<Vec<(PluginEntry, u64)>> {
         let mut found: BTreeMap<PluginEntry, Option<u64>> = BTreeMap::new();
-        for object in self.store.list("plugins").await.map_err(Error::internal)? {
+        for object in self.store.list("plugins").await? {
             let parts: Vec<&str> = object.path.split('/').collect();
             let ["plugins", name, version, file] = parts[..] else { continue };
             let entry = PluginEntry { name: name.to_owned(), version: version.to_owned() };
@@ -95,7 +95,7 @@ impl PluginRepository {
                 Some(size) => whole.push((entry, size)),
                 None if self.store.is_exclusive() => {
                     tracing::warn!(plugin = entry.name, version = entry.version, "removing an upload that did not end");
-                    self.store.delete(&entry.sidecar()).await.map_err(Error::internal)?;
+                    self.store.delete(&entry.sidecar()).await?;
                 }
                 None => {}
             }
@@ -106,7 +106,7 @@ impl PluginRepository {
     /// The sidecar; `None` for a component that was laid down by hand, and where it is not readable.
     pub(super) async fn info(&self, entry: &PluginEntry) -> Result<Option<PluginInfo>> {
         let path = entry.sidecar();
-        let Some(json) = self.store.read(&path).await.map_err(Error::internal)? else { return Ok(None) };
+        let Some(json) = self.store.read(&path).await? else { return Ok(None) };
         match serde_json::from_slice(&json) {
             Ok(info) => Ok(Some(info)),
             Err(error) => {
@@ -119,33 +119,33 @@ impl PluginRepository {
     /// Writes the sidecar of a component that came without.
     pub(super) async fn write_info(&self, entry: &PluginEntry, info: &PluginInfo) -> Result<()> {
         let sidecar = serde_json::to_vec_pretty(info).map_err(Error::internal)?;
-        self.store.replace(&entry.sidecar(), sidecar.into()).await.map_err(Error::internal)
+        Ok(self.store.replace(&entry.sidecar(), sidecar.into()).await?)
     }
 
     /// Publishes a version. Returns false, and writes nothing, where it is there already.
     pub(super) async fn publish(&self, entry: &PluginEntry, info: &PluginInfo, wasm: Bytes) -> Result<bool> {
         let sidecar = serde_json::to_vec_pretty(info).map_err(Error::internal)?;
-        if !self.store.create(&entry.sidecar(), sidecar.into()).await.map_err(Error::internal)? {
+        if !self.store.create(&entry.sidecar(), sidecar.into()).await? {
             return Ok(false);
         }
         if let Err(error) = self.store.replace(&entry.component(), wasm).await {
             if let Err(error) = self.remove(entry).await {
                 tracing::error!(plugin = entry.name, version = entry.version, %error, "a failed upload was left behind");
             }
-            return Err(Error::internal(error));
+            return Err(error.into());
         }
         Ok(true)
     }
 
     /// Writes a version in place of the one that is there.
     pub(super) async fn replace(&self, entry: &PluginEntry, info: &PluginInfo, wasm: Bytes) -> Result<()> {
-        self.store.replace(&entry.component(), wasm).await.map_err(Error::internal)?;
+        self.store.replace(&entry.component(), wasm).await?;
         self.write_info(entry, info).await
     }
 
     /// Removes a version, the component first: from then on it is not there.
     pub(super) async fn remove(&self, entry: &PluginEntry) -> Result<()> {
-        self.store.delete(&entry.component()).await.map_err(Error::internal)?;
-        self.store.delete(&entry.sidecar()).await.map_err(Error::internal)
+        self.store.delete(&entry.component()).await?;
+        Ok(self.store.delete(&entry.sidecar()).await?)
     }
 }

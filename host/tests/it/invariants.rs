@@ -31,7 +31,7 @@ fn libraries_stay_in_their_rooms() {
         ("ort::", &["model/worker.rs"][..]),
         ("wasmtime", &["plugin/"]),
         ("wasmparser::", &["plugin/"]),
-        ("object_store::", &["store.rs"]),
+        ("object_store::", &["store.rs", "store/"]),
         ("axum::", &["http/", "routes.rs", "server.rs"]),
         ("std::env", &["config.rs"]),
         ("reqwest::", &["plugin/egress.rs", "main.rs"]),
