@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
+use super::admission::Admission;
 use super::registry::{BoundPipeline, ModelVersion, Registry, Skipped};
 use super::repository::{Entry, Repository, Sidecar};
 use super::spec::input_specs;
@@ -20,6 +21,7 @@ pub struct Models {
     pub registry: Registry,
     pub(super) repository: Repository,
     pub(super) plugins: Plugins,
+    pub(super) admission: Admission,
     /// Held while what is bound to a model changes, or a version comes to serve: one at a time.
     pub(super) changes: Arc<Semaphore>,
     /// Time that a golden request may take.
@@ -34,6 +36,7 @@ impl Models {
             registry: Registry::default(),
             repository,
             plugins,
+            admission: Admission::new(&config.admission, &config.onnxruntime),
             changes: Arc::new(Semaphore::new(1)),
             predict_timeout: config.limits.predict_timeout,
             runtime,
@@ -68,6 +71,7 @@ impl Models {
         // The operator reads this, not a client, so the cause itself is the message.
         let for_operator = |error: super::RepositoryError| Error::new(ErrorCode::Internal, error.to_string());
         let stored = self.repository.open(entry).await.map_err(for_operator)?;
+        let stored = self.admitted(stored).await?;
         let config = self.repository.config(&entry.id).await.map_err(for_operator)?;
         let mut model = self.open(stored.sidecar, stored.path, stored.labels, stored.file).await?;
         model.pipeline = self.bind(config.pipeline_of(&entry.version), &model).await?;

@@ -235,7 +235,7 @@ impl Repository {
         Ok(versions)
     }
 
-    /// Reads a version: sidecar (made where there is none), labels, and the model's sha256 against the sidecar's.
+    /// Reads a version: sidecar (made where there is none, and not kept yet), labels, and the model's sha256 against the sidecar's.
     ///
     /// # Errors
     /// A file that is missing, unreadable or changed.
@@ -252,7 +252,7 @@ impl Repository {
                 }
                 sidecar
             }
-            None => self.make_sidecar(entry, &file).await?,
+            None => describe(entry, &file).await?,
         };
         let labels = match self.store.read(&entry.file("labels.json")).await? {
             Some(json) => labels::parse(&json)
@@ -262,15 +262,16 @@ impl Repository {
         Ok(Stored { sidecar, labels, file, path })
     }
 
-    /// A sidecar for a model that came without: laid down by hand, or by Triton's conventions.
-    async fn make_sidecar(&self, entry: &Entry, file: &Path) -> Result<Sidecar> {
-        let sidecar = describe(entry, file).await?;
+    /// Keeps the sidecar of a model that came without, or with one that says less: laid down by hand, or by Triton's
+    /// conventions.
+    pub(super) async fn keep_sidecar(&self, sidecar: &Sidecar) {
+        let entry = Entry { id: sidecar.id.clone(), version: sidecar.version.clone() };
+        let kept = async { Ok(self.store.replace(&entry.file("model_info.json"), to_json(sidecar)?).await?) };
         // A store that cannot be written to serves all the same; the sidecar is made anew at the next start.
-        match self.store.create(&entry.file("model_info.json"), to_json(&sidecar)?).await {
-            Ok(_) => {}
-            Err(error) => tracing::warn!(model = entry.id, version = entry.version, %error, "the sidecar was not kept"),
+        let kept: Result<()> = kept.await;
+        if let Err(error) = kept {
+            tracing::warn!(model = entry.id, version = entry.version, %error, "the sidecar was not kept");
         }
-        Ok(sidecar)
     }
 
     /// Publishes a version. `labels` is a label file as it came, checked before.
