@@ -120,12 +120,15 @@ impl Ended {
     fn verdict(&self, limit: Duration, memory: u64) -> Result<Admitted> {
         let last = self.stdout.lines().rev().find_map(|line| serde_json::from_str(line).ok());
         let doing = match last {
-            Some(Report::Admitted(admitted)) if self.status.success() => return Ok(admitted),
+            Some(Report::Admitted(admitted)) if self.status.success() => {
+                let error = admitted.run_error.as_deref().filter(|error| out_of_memory(error));
+                return error.map_or(Ok(admitted.clone()), |error| Err(too_large(memory).with_cause(error)));
+            }
+            Some(Report::Refused { message }) if self.status.success() && out_of_memory(&message) => {
+                return Err(too_large(memory).with_cause(message));
+            }
             Some(Report::Refused { message }) if self.status.success() => {
-                return Err(match out_of_memory(&message) {
-                    true => too_large(memory).with_cause(message),
-                    false => Error::invalid_input(shorten(message)),
-                });
+                return Err(Error::invalid_input(shorten(message)));
             }
             Some(Report::Running) => "a run of this model on zeros",
             Some(Report::Loading) => "loading this model",

@@ -36,7 +36,9 @@ fn limit(options: &AdmitOptions) -> io::Result<()> {
     let most = |bytes| Rlimit { current: Some(bytes), maximum: Some(bytes) };
     // Private memory that can be written to: ONNX Runtime maps much more of files and address space than it fills.
     rustix::process::setrlimit(Resource::Data, most(options.memory_bytes))?;
-    rustix::process::setrlimit(Resource::Cpu, most(options.cpu_seconds))?;
+    // The first limit ends the process with a signal of its own, by which the host tells why.
+    let cpu = Rlimit { current: Some(options.cpu_seconds), maximum: Some(options.cpu_seconds.saturating_add(1)) };
+    rustix::process::setrlimit(Resource::Cpu, cpu)?;
     rustix::process::setrlimit(Resource::Core, most(0))?;
     rustix::process::setrlimit(Resource::Fsize, most(0))?;
     // Requests that are being served come first.
@@ -56,7 +58,9 @@ fn attempt(runtime: &Runtime, model: &Path) -> Result<Report, String> {
     let mut session = match runtime.session(model) {
         Ok(session) => session,
         Err(error) => {
-            return Ok(Report::Refused { message: format!("ONNX Runtime refuses this model: {}", error.message()) });
+            // Where the host keeps an upload is nothing to its client.
+            let message = error.message().replace(&format!("Load model from {} failed:", model.display()), "");
+            return Ok(Report::Refused { message: format!("ONNX Runtime refuses this model: {message}") });
         }
     };
     say(&Report::Running)?;
