@@ -9,6 +9,10 @@ use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use sysinfo::System;
 
+mod admission;
+
+pub use admission::{AdmissionConfig, AdmitOptions};
+
 use crate::author::PluginCommand;
 use crate::model::check_name;
 use crate::plugin::{HostPattern, PluginLimits};
@@ -30,6 +34,9 @@ pub enum Command {
     /// Write a plugin, check it and try it, without a server.
     #[command(subcommand)]
     Plugin(Box<PluginCommand>),
+    /// Load a model and run it once, within limits, and say how it went: what the host does with every new model.
+    #[command(hide = true)]
+    Admit(AdmitOptions),
 }
 
 #[derive(Debug, Clone, Args)]
@@ -86,6 +93,9 @@ pub struct Config {
 
     #[command(flatten)]
     pub engine: EngineConfig,
+
+    #[command(flatten)]
+    pub admission: AdmissionConfig,
 
     #[command(flatten)]
     pub limits: LimitsConfig,
@@ -312,7 +322,9 @@ impl Cli {
     /// # Errors
     /// A `.env` file that is there but cannot be read.
     pub fn from_process() -> Result<Cli, dotenvy::Error> {
-        match dotenvy::dotenv() {
+        // What tries a stranger's model is to know nothing that the host knows.
+        let is_admission = std::env::args_os().nth(1).is_some_and(|command| command == "admit");
+        match if is_admission { Ok(PathBuf::new()) } else { dotenvy::dotenv() } {
             Ok(_) => {}
             Err(error) if error.not_found() => {}
             Err(error) => return Err(error),
@@ -413,6 +425,24 @@ pub fn object_store_options() -> Vec<(String, String)> {
         .filter(|(key, _)| ["AWS_", "AZURE_", "GOOGLE_"].iter().any(|prefix| key.starts_with(prefix)))
         .map(|(key, value)| (key.to_ascii_lowercase(), value))
         .collect()
+}
+
+impl AdmissionConfig {
+    /// The executable that tries new models.
+    pub fn binary(&self) -> std::io::Result<PathBuf> {
+        match &self.admission_binary {
+            Some(binary) => Ok(binary.clone()),
+            // The one that runs, even where an upgrade has replaced its file.
+            None if cfg!(target_os = "linux") => Ok(PathBuf::from("/proc/self/exe")),
+            None => std::env::current_exe(),
+        }
+    }
+}
+
+/// The environment of the process that tries new models: where to find libraries and temporary files, no secrets.
+pub fn admission_environment() -> Vec<(String, String)> {
+    let kept = ["LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR", "TZ"];
+    kept.into_iter().filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?))).collect()
 }
 
 /// Official builds of ONNX Runtime send telemetry from 1.29 on unless this is set before the library starts.

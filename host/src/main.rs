@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use model_nexus::app::App;
 use model_nexus::config::{Cli, Command, Config, HealthOptions};
-use model_nexus::model::Runtime;
+use model_nexus::model::{Runtime, admission};
 use model_nexus::{author, server, telemetry};
 
 fn main() -> ExitCode {
@@ -20,12 +20,18 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<ExitCode, String> {
+    match cli.command {
+        Command::Serve(config) => with_runtime(async { serve(*config).await.map(|()| ExitCode::SUCCESS) }),
+        Command::Health(options) => with_runtime(async { health(&options).await.map(|()| ExitCode::SUCCESS) }),
+        Command::Plugin(command) => with_runtime(author::run(*command)),
+        // Limits itself while it has one thread.
+        Command::Admit(options) => admission::run(&options).map(|()| ExitCode::SUCCESS),
+    }
+}
+
+fn with_runtime(work: impl Future<Output = Result<ExitCode, String>>) -> Result<ExitCode, String> {
     let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
-    let ended = match cli.command {
-        Command::Serve(config) => runtime.block_on(serve(*config)).map(|()| ExitCode::SUCCESS),
-        Command::Health(options) => runtime.block_on(health(&options)).map(|()| ExitCode::SUCCESS),
-        Command::Plugin(command) => runtime.block_on(author::run(*command)),
-    };
+    let ended = runtime.block_on(work);
     // A request that outlived the drain timeout does not keep the process alive.
     runtime.shutdown_background();
     ended

@@ -45,6 +45,7 @@ async fn iris_with_scaler(store: &std::path::Path) -> Arc<App> {
     let arguments = ["model-nexus", "serve", "--cache-bytes", "0", "--store", store.to_str().unwrap()];
     let Command::Serve(mut config) = Cli::try_parse_from(arguments).unwrap().command else { unreachable!() };
     config.bundle = None;
+    config.admission.admission_binary = Some(env!("CARGO_BIN_EXE_model-nexus").into());
     let library = PathBuf::from(std::env::var("ORT_DYLIB_PATH").unwrap());
     let app = App::start(*config, Runtime::load(Some(&library)).unwrap()).await.unwrap();
     let staged = |content: Vec<u8>| {

@@ -8,6 +8,7 @@ use futures_util::{FutureExt, StreamExt, stream};
 use tokio::sync::Semaphore;
 
 use super::StoreHealth;
+use super::admission::Admission;
 use super::layout::VersionMarks;
 use super::registry::{BoundPipeline, KnownVersion, Loading, ModelVersion, Registry, State};
 use super::repository::{Entry, Repository, RepositoryError, Sidecar};
@@ -29,6 +30,7 @@ pub struct Models {
     pub(super) repository: Repository,
     pub(super) plugins: Plugins,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) admission: Admission,
     /// Held while what is bound to a model changes, or a version comes to serve: one at a time.
     pub(super) changes: Arc<Semaphore>,
     /// Time that a golden request may take.
@@ -51,6 +53,7 @@ impl Models {
             repository,
             plugins,
             metrics,
+            admission: Admission::new(&config.admission, &config.onnxruntime),
             changes: Arc::new(Semaphore::new(1)),
             predict_timeout: config.limits.predict_timeout,
             engine: config.engine.clone(),
@@ -163,6 +166,7 @@ impl Models {
     /// Reads, loads and warms up a version of the store, and binds its plugins.
     async fn open_stored(&self, entry: &Entry) -> Result<ModelVersion> {
         let stored = self.repository.open(entry).await.map_err(for_operator)?;
+        let stored = self.admitted(stored).await?;
         self.make_room(entry, self.memory_of(&stored.sidecar))?;
         let mut model = self.open(stored.sidecar, stored.path, stored.labels, stored.file).await?;
         let config = self.registry.config(&entry.id);

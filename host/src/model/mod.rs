@@ -1,5 +1,7 @@
 //! Models: what is loaded, where it is kept, how it comes in, and the threads that run it.
 
+/// New models, tried in a process of their own.
+pub mod admission;
 mod alone;
 mod bind;
 mod bundle;

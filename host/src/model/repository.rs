@@ -289,7 +289,7 @@ impl Repository {
         Ok(versions.collect::<BTreeSet<_>>().into_iter().collect())
     }
 
-    /// What a version's sidecar says, made where there is none.
+    /// What a version's sidecar says; made where there is none, and not kept yet.
     ///
     /// # Errors
     /// A file that is missing or unreadable.
@@ -337,15 +337,22 @@ impl Repository {
     async fn make_sidecar(&self, entry: &Entry, file: &Path) -> Result<Sidecar> {
         let mut sidecar = describe(entry, file).await?;
         sidecar.uploaded_at = self.laid_down_at(entry).await?;
-        if !self.is_ours() {
-            return Ok(sidecar);
-        }
-        // A store that cannot be written to serves all the same; the sidecar is made anew at the next start.
-        match self.store.create(&self.layout.of_version(entry, SIDECAR), to_json(&sidecar)?).await {
-            Ok(_) => {}
-            Err(error) => tracing::warn!(model = entry.id, version = entry.version, %error, "the sidecar was not kept"),
-        }
         Ok(sidecar)
+    }
+
+    /// Keeps the sidecar of a model that came without, or with one that says less: laid down by hand, or by Triton's
+    /// conventions.
+    pub(super) async fn keep_sidecar(&self, sidecar: &Sidecar) {
+        if !self.is_ours() {
+            return;
+        }
+        let entry = Entry { id: sidecar.id.clone(), version: sidecar.version.clone() };
+        let kept = async { Ok(self.store.replace(&self.layout.of_version(&entry, SIDECAR), to_json(sidecar)?).await?) };
+        // A store that cannot be written to serves all the same; the sidecar is made anew at the next start.
+        let kept: Result<()> = kept.await;
+        if let Err(error) = kept {
+            tracing::warn!(model = entry.id, version = entry.version, %error, "the sidecar was not kept");
+        }
     }
 
     /// When a version that came without a sidecar counts as uploaded: when its file was written, but a number later than

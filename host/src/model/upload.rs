@@ -9,7 +9,7 @@ use tempfile::TempPath;
 
 use super::load::Models;
 use super::registry::ModelVersion;
-use super::repository::{Pipeline, Settings, Sidecar, StageBinding};
+use super::repository::{Entry, Pipeline, Settings, Sidecar, StageBinding, Stored};
 use super::{check_name, labels};
 use crate::error::{Error, ErrorCode, Result};
 use crate::onnx::{self, MetadataError, ModelMetadata};
@@ -139,11 +139,12 @@ impl Models {
         Ok(Pipeline { preprocess: Some(stage.clone()), postprocess: Some(stage), golden: None })
     }
 
-    /// Reads what the file says of itself and loads it, with no plugins around it yet.
+    /// Reads what the file says of itself, tries it in a process of its own, and loads it, with no plugins around it yet.
     async fn check(&self, new: &NewModel) -> Result<ModelVersion> {
         let class_labels = new.labels.as_deref().map(labels::parse).transpose()?.unwrap_or_default();
         let file = new.file.to_path_buf();
         let metadata = read_metadata(&file).await?;
+        let admitted = self.admission.admit(&file, new.size).await?;
         let sidecar = Sidecar {
             id: new.id.clone(),
             name: new.name.clone(),
@@ -152,10 +153,22 @@ impl Models {
             size: new.size,
             uploaded_at: Utc::now(),
             files: Vec::new(),
-            session_bytes: None,
+            session_bytes: admitted.session_bytes,
             metadata,
         };
+        let entry = Entry { id: new.id.clone(), version: new.version.clone() };
+        self.make_room(&entry, self.memory_of(&sidecar))?;
         self.open(sidecar, String::new(), class_labels, file).await
+    }
+
+    /// A version of the store, tried as an upload is where it did not come by one: laid down by hand, or bundled.
+    pub(super) async fn admitted(&self, mut stored: Stored) -> Result<Stored> {
+        if stored.sidecar.session_bytes.is_none() {
+            let admitted = self.admission.admit(&stored.file, stored.sidecar.size).await?;
+            stored.sidecar.session_bytes = admitted.session_bytes;
+            self.repository.keep_sidecar(&stored.sidecar).await;
+        }
+        Ok(stored)
     }
 
     async fn set_default_image_model(&self, id: &str) -> Result<()> {

@@ -47,8 +47,8 @@ impl Runtime {
         Ok(Runtime { environment })
     }
 
-    /// A session of one thread: the worker's own.
-    fn session(&self, model_file: &Path) -> ort::Result<Session> {
+    /// A session of one thread, as each worker has one.
+    pub(super) fn session(&self, model_file: &Path) -> ort::Result<Session> {
         Session::builder(&self.environment)?
             .with_optimization_level(GraphOptimizationLevel::All)?
             .with_intra_threads(1)?

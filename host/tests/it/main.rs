@@ -1,6 +1,7 @@
 //! The host's integration tests, one binary: real models, real components, real sockets.
 #![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
 
+mod admission;
 mod author;
 mod cache;
 mod file_type;

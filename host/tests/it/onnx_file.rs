@@ -6,6 +6,11 @@
 pub struct Message(Vec<u8>);
 
 impl Message {
+    /// What is there already, to add to.
+    pub fn of(encoded: Vec<u8>) -> Message {
+        Message(encoded)
+    }
+
     pub fn varint(mut self, field: u64, value: u64) -> Message {
         self.push(field << 3);
         self.push(value);
@@ -71,6 +76,13 @@ pub fn weight(name: &str, shape: &[i64], values: &[f32]) -> Message {
     tensor.varint(2, 1).bytes(8, name).bytes(9, data)
 }
 
+/// An int64 weight.
+pub fn int_weight(name: &str, shape: &[i64], values: &[i64]) -> Message {
+    let tensor = shape.iter().fold(Message::default(), |tensor, &size| tensor.varint(1, size as u64));
+    let data: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    tensor.varint(2, 7).bytes(8, name).bytes(9, data)
+}
+
 /// A model of IR 8, opset 17.
 pub fn model(nodes: Vec<Message>, weights: Vec<Message>, inputs: Vec<Message>, outputs: Vec<Message>) -> Vec<u8> {
     let graph = nodes.into_iter().fold(Message::default(), |graph, node| graph.message(1, node)).bytes(2, "test");
@@ -110,8 +122,8 @@ pub fn nhwc_classifier(datatype: i32) -> Vec<u8> {
     model(nodes, vec![weight("weights", &[3, 1000], &weights)], inputs, vec![value("Softmax:0", 1, &[1, 1000])])
 }
 
-/// `y` = `x` with 1 added `trips` times, one by one: as long a run as one likes.
-pub fn counting_loop() -> Vec<u8> {
+/// `y` = `x` with `one` added `trips` times, one by one.
+pub fn counting_loop_node() -> Message {
     let body_nodes = [node("Identity", &["go"], &["go_on"]), node("Add", &["sum", "one"], &["next"])];
     let body = body_nodes.into_iter().fold(Message::default(), |graph, node| graph.message(1, node)).bytes(2, "body");
     let body = [value("trip", 7, &[]), value("go", 9, &[]), value("sum", 1, &[1])]
@@ -122,7 +134,11 @@ pub fn counting_loop() -> Vec<u8> {
         .fold(body, |graph, output| graph.message(12, output));
     // 5 is `AttributeProto.GRAPH`.
     let attribute = Message::default().bytes(1, "body").message(6, body).varint(20, 5);
-    let nodes = vec![node("Loop", &["trips", "", "x"], &["y"]).message(5, attribute)];
+    node("Loop", &["trips", "", "x"], &["y"]).message(5, attribute)
+}
+
+/// `y` = `x` with 1 added `trips` times: as long a run as one likes.
+pub fn counting_loop() -> Vec<u8> {
     let inputs = vec![value("trips", 7, &[]), value("x", 1, &[1])];
-    model(nodes, vec![weight("one", &[1], &[1.0])], inputs, vec![value("y", 1, &[1])])
+    model(vec![counting_loop_node()], vec![weight("one", &[1], &[1.0])], inputs, vec![value("y", 1, &[1])])
 }

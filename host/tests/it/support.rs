@@ -75,6 +75,8 @@ impl Host {
         if !options.contains(&"--bundle") {
             config.bundle = None;
         }
+        // Its own executable is the test's.
+        config.admission.admission_binary = Some(env!("CARGO_BIN_EXE_model-nexus").into());
         let app = Arc::new(App::start(*config, runtime()).await.unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
