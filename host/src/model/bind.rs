@@ -8,11 +8,12 @@ use serde::Serialize;
 use super::load::Models;
 use super::registry::{BoundPipeline, BoundStage, ModelVersion};
 use super::repository::{OnFailure, Pipeline, StageBinding, VersionConfig};
-use super::spec::tensor_spec;
+use super::spec::value_spec;
 use crate::error::{Error, ErrorCode, Result};
 use crate::pipeline::{self, Payload, Trace, only_input};
 use crate::plugin::{Binding, Manifest, ModelDescription, Plugin, Request, Stage};
 use crate::tensor::{DataType, Tensor};
+use crate::value::Value;
 
 /// The request that a pipeline was tried with, by where it came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -198,7 +199,7 @@ fn check_stage(binding: &Binding, stage: Stage) -> Result<()> {
 /// A body can be the model's input only where there is one, of elements with a size.
 fn check_bypass(model: &ModelVersion) -> Result<()> {
     match only_input(model) {
-        Some(input) if input.spec.datatype != DataType::Bytes => Ok(()),
+        Some(input) if input.spec.tensor().is_some_and(|spec| spec.datatype != DataType::Bytes) => Ok(()),
         _ => Err(Error::invalid_input(format!(
             "preprocess cannot be bypassed for model {}: a request's body can only take the place of one input, of numbers; \
              its inputs: {}",
@@ -213,9 +214,9 @@ pub fn describe(model: &ModelVersion) -> ModelDescription {
     ModelDescription {
         id: model.id().to_owned(),
         version: model.version().to_owned(),
-        inputs: model.inputs.iter().map(|input| input.spec.clone()).collect(),
-        // An output that is no tensor cannot be given to a plugin, and need not be: it is still served.
-        outputs: model.info.metadata.outputs.iter().filter_map(|output| tensor_spec(output).ok()).collect(),
+        inputs: model.inputs.iter().filter_map(|input| input.spec.tensor().cloned()).collect(),
+        // As the tensors that a plugin is given of them.
+        outputs: model.info.metadata.outputs.iter().flat_map(|output| value_spec(output).to_tensor_specs()).collect(),
         labels: model.labels.clone(),
     }
 }
@@ -231,7 +232,7 @@ async fn try_golden(model: &ModelVersion) -> Result<Golden> {
             },
         },
         (None, Some(_)) => match zeros(model) {
-            Some(tensors) => (Payload::Tensors(tensors), Golden::Zeros),
+            Some(values) => (Payload::Tensors(values), Golden::Zeros),
             None => return Ok(Golden::None),
         },
         (None, None) => return Ok(Golden::None),
@@ -259,19 +260,20 @@ fn json_request(json: &str) -> Request {
 const ZEROS_BYTES: usize = 64 << 20;
 
 /// A tensor of zeros for each input that has to be given, one element along an axis of any size. `None` where that is
-/// more than anybody would send.
-fn zeros(model: &ModelVersion) -> Option<Vec<Tensor>> {
+/// more than anybody would send, or an input is no tensor.
+fn zeros(model: &ModelVersion) -> Option<Vec<Value>> {
     let required = model.inputs.iter().filter(|input| !input.optional);
     let zeros = required.map(|input| {
-        let spec = &input.spec;
-        let shape: Vec<usize> = spec.shape.iter().map(|&size| usize::try_from(size).unwrap_or(1)).collect();
+        let spec = input.spec.tensor()?;
+        let shape: Vec<usize> = spec.shape.iter().flatten().map(|&size| usize::try_from(size).unwrap_or(1)).collect();
         let count = shape.iter().try_fold(1usize, |count, &size| count.checked_mul(size))?;
         let element = spec.datatype.size().unwrap_or(size_of::<Bytes>());
         let bytes = count.checked_mul(element).filter(|&bytes| bytes <= ZEROS_BYTES)?;
-        match spec.datatype {
-            DataType::Bytes => Tensor::from_strings(spec.name.clone(), shape, vec![Bytes::new(); count]).ok(),
-            datatype => Tensor::from_wire(spec.name.clone(), datatype, shape, vec![0; bytes].into()).ok(),
-        }
+        let tensor = match spec.datatype {
+            DataType::Bytes => Tensor::from_strings(spec.name.clone(), shape, vec![Bytes::new(); count]),
+            datatype => Tensor::from_wire(spec.name.clone(), datatype, shape, vec![0; bytes].into()),
+        };
+        tensor.ok().map(Value::Tensor)
     });
     zeros.collect()
 }

@@ -82,7 +82,7 @@ impl Models {
         labels: Vec<String>,
         file: PathBuf,
     ) -> Result<ModelVersion> {
-        let inputs = input_specs(&info.metadata.inputs)?;
+        let inputs = input_specs(&info.metadata.inputs);
         let workers = Arc::new(self.start_workers(&info, file).await?);
         let pipeline = BoundPipeline::default();
         Ok(ModelVersion { serial: ModelVersion::next_serial(), info, path, inputs, labels, pipeline, workers })

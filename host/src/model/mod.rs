@@ -9,6 +9,7 @@ mod registry;
 mod repository;
 mod spec;
 mod upload;
+mod values;
 mod worker;
 
 pub use bind::{Golden, Rebound, describe};
@@ -19,7 +20,7 @@ pub use repository::{
     DataFile, Entry, ModelConfig, OnFailure, Pipeline, Repository, RepositoryError, Sidecar, StageBinding, Stored,
     VersionConfig,
 };
-pub use spec::InputSpec;
+pub use spec::{InputSpec, value_spec};
 pub use upload::{IMAGE_PLUGIN, NewModel};
 pub use worker::{Inference, Runtime, WorkerLimits, Workers};
 

@@ -18,3 +18,4 @@ mod process;
 mod sandbox;
 mod support;
 mod tabular;
+mod values;
