@@ -40,3 +40,5 @@ pub mod store;
 pub mod telemetry;
 /// Tensors as the host moves them.
 pub mod tensor;
+/// What a model takes and returns.
+pub mod value;

@@ -8,13 +8,14 @@ use crate::blocking::off_async_threads;
 use crate::error::{Error, ErrorCode, Result, shorten};
 use crate::model::{BoundStage, ModelVersion, OnFailure};
 use crate::plugin::{Crossed, Instance, Request, Response, Stage};
-use crate::tensor::{Output, Tensor};
+use crate::tensor::Tensor;
+use crate::value::{Value, ValueSpec};
 
 /// What a client asks of a model. Cloning shares the elements.
 #[derive(Debug, Clone)]
 pub enum Payload {
-    /// Tensors for the model's inputs, as a preprocess plugin would make them.
-    Tensors(Vec<Tensor>),
+    /// Values for the model's inputs, such as the tensors that a preprocess plugin would make.
+    Tensors(Vec<Value>),
     /// What the client sent, for the model's preprocess plugin to read.
     Raw(Request),
 }
@@ -23,7 +24,7 @@ impl Payload {
     /// Memory the payload takes, in bytes.
     pub fn byte_size(&self) -> usize {
         match self {
-            Payload::Tensors(tensors) => tensors.iter().map(Tensor::byte_size).sum(),
+            Payload::Tensors(tensors) => tensors.iter().map(Value::byte_size).sum(),
             Payload::Raw(request) => request.body.len(),
         }
     }
@@ -32,7 +33,7 @@ impl Payload {
 /// What a model answers.
 #[derive(Debug)]
 pub enum Answer {
-    Outputs(Vec<Output>),
+    Outputs(Vec<Value>),
     /// What the postprocess plugin made of the outputs.
     Response(Response),
 }
@@ -41,7 +42,7 @@ impl Answer {
     /// Memory the answer takes, in bytes.
     pub fn byte_size(&self) -> usize {
         match self {
-            Answer::Outputs(outputs) => outputs.iter().map(Output::byte_size).sum(),
+            Answer::Outputs(outputs) => outputs.iter().map(Value::byte_size).sum(),
             Answer::Response(response) => response.body.len(),
         }
     }
@@ -63,8 +64,8 @@ pub struct Trace {
 /// What went into a model and what came out.
 #[derive(Debug, Default)]
 pub struct Tensors {
-    pub inputs: Vec<Tensor>,
-    pub outputs: Vec<Output>,
+    pub inputs: Vec<Value>,
+    pub outputs: Vec<Value>,
 }
 
 /// One call into a plugin.
@@ -147,7 +148,7 @@ async fn preprocess(
     stage: &BoundStage,
     request: &Request,
     trace: &mut Trace,
-) -> Result<(Vec<Tensor>, Instance)> {
+) -> Result<(Vec<Value>, Instance)> {
     let started = Instant::now();
     let mut instance = stage.binding.start().await?;
     let tensors = instance.preprocess(request).await.and_then(|tensors| {
@@ -155,8 +156,9 @@ async fn preprocess(
         let plugin = stage.binding.plugin().reference();
         let misfit =
             |problem| Error::new(ErrorCode::PluginFailed, format!("plugin {plugin}, preprocess: {}", shorten(problem)));
-        check_tensors(model, &tensors).map_err(misfit)?;
-        Ok(tensors)
+        let inputs: Vec<Value> = tensors.into_iter().map(Value::Tensor).collect();
+        check_inputs(model, &inputs).map_err(misfit)?;
+        Ok(inputs)
     });
     // Where the same instance has more to do, how it ends is not known yet.
     let has_ended = !model.pipeline.shares_instance();
@@ -171,21 +173,21 @@ fn go_around_preprocess(
     request: &Request,
     error: Error,
     trace: &mut Trace,
-) -> Result<Vec<Tensor>> {
+) -> Result<Vec<Value>> {
     if !may_bypass(stage, &error) {
         return Err(error);
     }
     let Some(tensor) = body_as_input(model, request) else { return Err(error) };
     tracing::warn!(model = model.id(), %error, "preprocess was bypassed");
     trace.bypassed.push(Stage::Preprocess);
-    Ok(vec![tensor])
+    Ok(vec![Value::Tensor(tensor)])
 }
 
-async fn infer(model: &ModelVersion, tensors: Vec<Tensor>, trace: &mut Trace) -> Result<Vec<Output>> {
+async fn infer(model: &ModelVersion, inputs: Vec<Value>, trace: &mut Trace) -> Result<Vec<Value>> {
     if let Some(kept) = &mut trace.tensors {
-        kept.inputs.clone_from(&tensors);
+        kept.inputs.clone_from(&inputs);
     }
-    let inference = model.workers.infer(tensors).await?;
+    let inference = model.workers.infer(inputs).await?;
     trace.inference = Some((inference.queued, inference.ran));
     if let Some(kept) = &mut trace.tensors {
         kept.outputs.clone_from(&inference.outputs);
@@ -197,7 +199,7 @@ async fn infer(model: &ModelVersion, tensors: Vec<Tensor>, trace: &mut Trace) ->
 async fn finish(
     model: &ModelVersion,
     instance: Option<Instance>,
-    outputs: Vec<Output>,
+    outputs: Vec<Value>,
     trace: &mut Trace,
 ) -> Result<Answer> {
     let Some(stage) = &model.pipeline.postprocess else { return Ok(Answer::Outputs(outputs)) };
@@ -215,20 +217,10 @@ async fn finish(
 async fn postprocess(
     stage: &BoundStage,
     instance: Option<Instance>,
-    outputs: &[Output],
+    outputs: &[Value],
     trace: &mut Trace,
 ) -> Result<Response> {
-    let tensors = outputs.iter().map(|output| match output {
-        Output::Tensor(tensor) => Ok(tensor.clone()),
-        Output::Maps { name, .. } => Err(Error::new(
-            ErrorCode::PluginFailed,
-            format!(
-                "output {name} is a sequence of maps, which plugin {} cannot be given; export the model without ZipMap",
-                stage.binding.plugin().reference()
-            ),
-        )),
-    });
-    let tensors = tensors.collect::<Result<Vec<Tensor>>>()?;
+    let tensors: Vec<Tensor> = outputs.iter().flat_map(Value::to_tensors).collect();
     let started = Instant::now();
     let earlier = instance.as_ref().and(trace.preprocess.clone());
     let mut instance = match instance {
@@ -304,20 +296,20 @@ fn body_as_input(model: &ModelVersion, request: &Request) -> Option<Tensor> {
     if request.content_type != "application/octet-stream" {
         return None;
     }
-    let spec = &only_input(model)?.spec;
+    let spec = only_input(model)?.spec.tensor()?;
     let element = spec.datatype.size()?;
-    let fixed = spec
-        .shape
+    let axes = spec.shape.as_ref()?;
+    let fixed = axes
         .iter()
         .filter(|&&size| size >= 0)
         .try_fold(element, |bytes, &size| bytes.checked_mul(usize::try_from(size).ok()?))?;
-    let open = spec.shape.iter().filter(|&&size| size < 0).count();
+    let open = axes.iter().filter(|&&size| size < 0).count();
     // One axis may be of any size, and the body's length tells which.
     let free = request.body.len().checked_div(fixed)?;
     if open > 1 || fixed * (if open == 1 { free } else { 1 }) != request.body.len() || free == 0 {
         return None;
     }
-    let shape = spec.shape.iter().map(|&size| usize::try_from(size).unwrap_or(free)).collect();
+    let shape = axes.iter().map(|&size| usize::try_from(size).unwrap_or(free)).collect();
     Tensor::from_wire(spec.name.clone(), spec.datatype, shape, request.body.clone()).ok()
 }
 
@@ -332,39 +324,34 @@ pub fn only_input(model: &ModelVersion) -> Option<&crate::model::InputSpec> {
 
 /// The model's inputs as a client reads them: `X FP32[·,4]`.
 pub fn describe_inputs(model: &ModelVersion) -> String {
-    let inputs: Vec<String> = model.inputs.iter().map(|input| format!("{} {}", input.spec.name, input.spec)).collect();
+    let inputs: Vec<String> =
+        model.inputs.iter().map(|input| format!("{} {}", input.spec.name(), input.spec)).collect();
     inputs.join(", ")
 }
 
-/// Whether these tensors are what the model declares.
+/// Whether these values are what the model declares.
 ///
 /// # Errors
 /// A sentence of what was expected and what came.
-pub fn check_tensors(model: &ModelVersion, tensors: &[Tensor]) -> std::result::Result<(), String> {
-    for (position, tensor) in tensors.iter().enumerate() {
-        let input = model.inputs.iter().find(|input| input.spec.name == tensor.name);
-        let Some(input) = input else {
-            return Err(format!(
-                "model {} has no input {:?}; its inputs: {}",
-                model.id(),
-                tensor.name,
-                describe_inputs(model)
-            ));
+pub fn check_inputs(model: &ModelVersion, values: &[Value]) -> std::result::Result<(), String> {
+    for (position, value) in values.iter().enumerate() {
+        let (id, name) = (model.id(), value.name());
+        let Some(input) = model.inputs.iter().find(|input| input.spec.name() == name) else {
+            return Err(format!("model {id} has no input {name:?}; its inputs: {}", describe_inputs(model)));
         };
-        if input.spec.datatype != tensor.datatype || !input.spec.accepts(&tensor.shape) {
-            let (id, name) = (model.id(), &tensor.name);
-            return Err(format!("model {id}, input {name}: expected {}, got {}", input.spec, tensor.describe()));
+        if let ValueSpec::Unsupported { kind, .. } = &input.spec {
+            return Err(format!("model {id}, input {name}: it takes a {kind}, which the host cannot give it"));
         }
-        if tensors[..position].iter().any(|earlier| earlier.name == tensor.name) {
-            return Err(format!("input {} came twice", tensor.name));
+        if !input.spec.accepts(value) {
+            return Err(format!("model {id}, input {name}: expected {}, got {}", input.spec, value.describe()));
+        }
+        if values[..position].iter().any(|earlier| earlier.name() == name) {
+            return Err(format!("input {name} came twice"));
         }
     }
-    let missing = model
-        .inputs
-        .iter()
-        .find(|input| !input.optional && tensors.iter().all(|tensor| tensor.name != input.spec.name));
-    match missing {
-        Some(input) => Err(format!("model {} misses its input {} {}", model.id(), input.spec.name, input.spec)),
+    let is_missing = |name: &str| values.iter().all(|value| value.name() != name);
+    match model.inputs.iter().find(|input| !input.optional && is_missing(input.spec.name())) {
+        Some(input) => Err(format!("model {} misses its input {} {}", model.id(), input.spec.name(), input.spec)),
         None => Ok(()),
     }
 }

@@ -10,10 +10,11 @@ use crate::blocking::off_async_threads;
 use crate::cache::CacheKey;
 use crate::error::{Error, ErrorCode, Result};
 use crate::model::{Entry, ModelVersion, OnFailure};
-use crate::pipeline::{self, Answer, Payload, Trace, check_tensors, describe_inputs};
+use crate::pipeline::{self, Answer, Payload, Trace, check_inputs, describe_inputs};
 use crate::plugin::Stage;
 use crate::shadow;
-use crate::tensor::Data;
+use crate::tensor::{Data, Tensor};
+use crate::value::Value;
 
 /// An answer, and where it came from.
 #[derive(Debug)]
@@ -97,7 +98,7 @@ pub fn check_payload(model: &ModelVersion, payload: &Payload) -> Result<()> {
             describe_inputs(model)
         ))),
         Payload::Raw(_) => Ok(()),
-        Payload::Tensors(tensors) => check_tensors(model, tensors).map_err(Error::invalid_input),
+        Payload::Tensors(tensors) => check_inputs(model, tensors).map_err(Error::invalid_input),
     }
 }
 
@@ -150,16 +151,36 @@ fn cache_key(model: &ModelVersion, payload: &Payload) -> CacheKey {
         }
         Payload::Tensors(tensors) => {
             part(b"tensors");
-            for tensor in tensors {
-                part(tensor.name.as_bytes());
-                tensor.shape.iter().for_each(|size| part(&(*size as u64).to_le_bytes()));
-                part(b"data");
-                match &tensor.data {
-                    Data::Raw(bytes) => part(bytes),
-                    Data::Strings(strings) => strings.iter().for_each(|string: &Bytes| part(string)),
-                }
-            }
+            tensors.iter().for_each(|value| hash_value(value, &mut part));
         }
     }
     CacheKey(hasher.finalize().into())
+}
+
+fn hash_value(value: &Value, part: &mut impl FnMut(&[u8])) {
+    part(value.name().as_bytes());
+    match value {
+        Value::Tensor(tensor) => hash_tensor(tensor, part),
+        Value::Sequence { items, .. } => {
+            part(b"sequence");
+            part(&(items.len() as u64).to_le_bytes());
+            items.iter().for_each(|item| hash_value(item, part));
+        }
+        Value::Map(map) => {
+            part(b"map");
+            hash_tensor(&map.keys, part);
+            hash_tensor(&map.values, part);
+        }
+        Value::None { .. } => part(b"none"),
+    }
+}
+
+fn hash_tensor(tensor: &Tensor, part: &mut impl FnMut(&[u8])) {
+    part(tensor.datatype.name().as_bytes());
+    tensor.shape.iter().for_each(|size| part(&(*size as u64).to_le_bytes()));
+    part(b"data");
+    match &tensor.data {
+        Data::Raw(bytes) => part(bytes),
+        Data::Strings(strings) => strings.iter().for_each(|string: &Bytes| part(string)),
+    }
 }

@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::model::Entry;
 use crate::pipeline::{self, Answer, Payload, Trace};
 use crate::predict::{check_payload, record};
-use crate::tensor::Output;
+use crate::value::Value;
 
 /// Sends a copy on its way. `real` is what the client was answered, `None` where that was an error.
 pub fn send(app: &Arc<App>, shadow: Entry, payload: Payload, real: Option<Arc<Answer>>) {
@@ -55,7 +55,7 @@ fn is_same(shadow: &Answer, real: &Answer) -> bool {
     match (shadow, real) {
         (Answer::Outputs(shadow), Answer::Outputs(real)) => match (shadow.first(), real.first()) {
             // Exporters name one and the same output differently.
-            (Some(Output::Tensor(shadow)), Some(Output::Tensor(real))) => {
+            (Some(Value::Tensor(shadow)), Some(Value::Tensor(real))) => {
                 shadow.shape == real.shape && shadow.data == real.data
             }
             (shadow, real) => shadow == real,

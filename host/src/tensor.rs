@@ -113,32 +113,31 @@ impl fmt::Display for DataType {
     }
 }
 
-/// What a model declares of one input or output.
+/// What a model declares of a tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorSpec {
     pub name: String,
     pub datatype: DataType,
-    /// Axis sizes, outermost first; -1 where any size fits.
-    pub shape: Vec<i64>,
+    /// Axis sizes, outermost first; -1 where any size fits. `None`: any number of axes fits too.
+    pub shape: Option<Vec<i64>>,
 }
 
 impl TensorSpec {
     /// Whether a tensor of this shape may be given to the model.
     pub fn accepts(&self, shape: &[usize]) -> bool {
-        self.shape.len() == shape.len()
-            && self
-                .shape
-                .iter()
-                .zip(shape)
-                .all(|(&declared, &size)| declared < 0 || usize::try_from(declared) == Ok(size))
+        let Some(axes) = &self.shape else { return true };
+        let mut pairs = axes.iter().zip(shape);
+        axes.len() == shape.len()
+            && pairs.all(|(&declared, &size)| declared < 0 || usize::try_from(declared) == Ok(size))
     }
 }
 
 impl fmt::Display for TensorSpec {
-    /// `FP32[·,3,224,224]`, a dot standing for any size.
+    /// `FP32[·,3,224,224]`, a dot standing for any size; `FP32[…]` where there may be any number of axes.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(shape) = &self.shape else { return write!(f, "{}[…]", self.datatype) };
         let sizes: Vec<String> =
-            self.shape.iter().map(|&size| if size < 0 { "·".to_owned() } else { size.to_string() }).collect();
+            shape.iter().map(|&size| if size < 0 { "·".to_owned() } else { size.to_string() }).collect();
         write!(f, "{}[{}]", self.datatype, sizes.join(","))
     }
 }
@@ -159,36 +158,6 @@ pub enum Data {
     Raw(Bytes),
     /// BYTES elements.
     Strings(Vec<Bytes>),
-}
-
-/// What a model returns under one name.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Output {
-    Tensor(Tensor),
-    /// A sequence of maps from a class to its score, one map a row, as scikit-learn's exporters make by default (ZipMap).
-    Maps {
-        name: String,
-        rows: Vec<Vec<(String, f32)>>,
-    },
-}
-
-impl Output {
-    pub fn name(&self) -> &str {
-        match self {
-            Output::Tensor(tensor) => &tensor.name,
-            Output::Maps { name, .. } => name,
-        }
-    }
-
-    /// Memory the elements take, in bytes.
-    pub fn byte_size(&self) -> usize {
-        match self {
-            Output::Tensor(tensor) => tensor.byte_size(),
-            Output::Maps { rows, .. } => {
-                rows.iter().flatten().map(|(key, _)| key.len() + size_of::<(String, f32)>()).sum()
-            }
-        }
-    }
 }
 
 /// Why elements and shape do not make a tensor.
@@ -371,10 +340,13 @@ mod tests {
 
     #[test]
     fn a_spec_accepts_any_size_where_it_says_so() {
-        let spec = TensorSpec { name: "x".into(), datatype: DataType::Fp32, shape: vec![-1, 4] };
+        let spec = TensorSpec { name: "x".into(), datatype: DataType::Fp32, shape: Some(vec![-1, 4]) };
         assert!(spec.accepts(&[7, 4]));
         assert!(!spec.accepts(&[7, 5]));
         assert!(!spec.accepts(&[4]));
         assert_eq!(spec.to_string(), "FP32[·,4]");
+        let any = TensorSpec { shape: None, ..spec };
+        assert!(any.accepts(&[]) && any.accepts(&[7, 0, 4]));
+        assert_eq!(any.to_string(), "FP32[…]");
     }
 }

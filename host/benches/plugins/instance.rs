@@ -13,6 +13,7 @@ use model_nexus::plugin::{
 };
 use model_nexus::predict::{Target, predict};
 use model_nexus::tensor::{Data, DataType, Tensor, TensorSpec};
+use model_nexus::value::Value;
 use wasmtime::component::{Component, InstancePre, Linker, ResourceTable};
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
@@ -30,7 +31,7 @@ pub async fn trivial() {
     let bare = Bare::new(&scaler());
     let [bare, alone, with] = medians(20_000, async |way| match way {
         0 => bare.once().await,
-        1 => ask(&app, &target, Payload::Tensors(vec![features()])).await,
+        1 => ask(&app, &target, Payload::Tensors(vec![Value::Tensor(features())])).await,
         _ => ask(&app, &target, Payload::Raw(json(br#"{"x":[5.1,3.5,1.4,0.2]}"#))).await,
     })
     .await;
@@ -167,7 +168,11 @@ impl Classifier {
         let host = PluginHost::new(PluginLimits::default(), EgressPolicy::default(), None).unwrap();
         let wasm = Wasm::Held(component("image-classifier").into());
         let plugin = Arc::new(host.load(wasm, Grants::default()).await.unwrap());
-        let spec = |name: &str, shape: Vec<i64>| TensorSpec { name: name.into(), datatype: DataType::Fp32, shape };
+        let spec = |name: &str, shape: Vec<i64>| TensorSpec {
+            name: name.into(),
+            datatype: DataType::Fp32,
+            shape: Some(shape),
+        };
         let model = ModelDescription {
             id: "efficientnet-lite0".into(),
             version: "1".into(),

@@ -11,13 +11,14 @@ use super::log::PluginLines;
 use super::report::{BindingLine, ModelLine, PluginLine, Report, RequestLine, Seen};
 use super::{input, milliseconds};
 use crate::error::{Error, Result};
-use crate::http::json::{OutputData, OutputJson};
+use crate::http::json::{ValueData, ValueJson};
 use crate::http::predict::tensors_in;
 use crate::model::{ModelVersion, describe};
 use crate::pipeline::{self, Answer, Payload, Tensors, Trace};
 use crate::plugin::{Binding, Plugin, PluginHost, Request, Wasm};
 use crate::predict::check_payload;
-use crate::tensor::{Output, TensorSpec};
+use crate::tensor::TensorSpec;
+use crate::value::Value;
 
 /// Where plugins are tried: a host, a model, and the log of what plugins say.
 pub(super) struct Bench {
@@ -112,23 +113,23 @@ enum Stopped {
 }
 
 /// `{"prediction", "outputs"}`, as `/predict` answers without a postprocess plugin.
-struct ModelAnswer<'a>(&'a [Output]);
+struct ModelAnswer<'a>(&'a [Value]);
 
 impl Serialize for ModelAnswer<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
         if let Some(first) = self.0.first() {
-            map.serialize_entry("prediction", &OutputData(first))?;
+            map.serialize_entry("prediction", &ValueData(first))?;
         }
         map.serialize_entry("outputs", &ByName(self.0))?;
         map.end()
     }
 }
 
-struct ByName<'a>(&'a [Output]);
+struct ByName<'a>(&'a [Value]);
 
 impl Serialize for ByName<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().map(|output| (output.name(), OutputJson(output))))
+        serializer.collect_map(self.0.iter().map(|output| (output.name(), ValueJson(output))))
     }
 }

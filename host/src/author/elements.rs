@@ -5,7 +5,7 @@ use std::fmt::Display;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::tensor::{Data, DataType, Output, Tensor};
+use crate::tensor::{Data, DataType, Tensor};
 
 /// Elements that are shown.
 const FIRST: usize = 8;
@@ -49,22 +49,9 @@ impl TensorLine {
         TensorLine { name: tensor.name.clone(), kind: tensor.describe(), count, first, min, max, nan }
     }
 
-    pub(super) fn of_output(output: &Output) -> TensorLine {
-        match output {
-            Output::Tensor(tensor) => TensorLine::of(tensor),
-            Output::Maps { name, rows } => {
-                let entries = rows.iter().flatten().take(FIRST);
-                TensorLine {
-                    name: name.clone(),
-                    kind: "sequence of maps".to_owned(),
-                    count: rows.len(),
-                    first: entries.map(|(key, score)| Value::String(format!("{key}: {score}"))).collect(),
-                    min: None,
-                    max: None,
-                    nan: 0,
-                }
-            }
-        }
+    /// A line for each tensor of the value.
+    pub(super) fn of_value(value: &crate::value::Value) -> Vec<TensorLine> {
+        value.to_tensors().iter().map(TensorLine::of).collect()
     }
 }
 

@@ -125,8 +125,8 @@ impl Seen {
     /// Takes in what the pipeline saw.
     pub(super) fn went(&mut self, trace: &Trace) {
         if let Some(tensors) = &trace.tensors {
-            self.inputs = tensors.inputs.iter().map(TensorLine::of).collect();
-            self.outputs = tensors.outputs.iter().map(TensorLine::of_output).collect();
+            self.inputs = tensors.inputs.iter().flat_map(TensorLine::of_value).collect();
+            self.outputs = tensors.outputs.iter().flat_map(TensorLine::of_value).collect();
         }
         self.steps.extend(trace.preprocess.as_ref().map(|stage| Step::in_plugin("preprocess", stage)));
         if let Some((queued, ran)) = trace.inference {

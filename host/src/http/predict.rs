@@ -12,11 +12,11 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use chrono::{SecondsFormat, Utc};
+use serde::Deserialize;
 use serde::ser::{Serialize, SerializeMap, Serializer};
-use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::json::{OutputData, OutputJson, read_tensor};
+use super::json::{ValueData, ValueJson, pairs_in_order, read_value};
 use super::{Observation, RequestId, body_error, cache_header, read_body};
 use crate::app::App;
 use crate::blocking::off_async_threads;
@@ -26,7 +26,7 @@ use crate::model::{Entry, ModelVersion, Route, Sticky};
 use crate::pipeline::{self, Answer, Payload, Trace};
 use crate::plugin;
 use crate::predict::{self, Prediction, Target};
-use crate::tensor::Output;
+use crate::value::Value;
 
 /// What every way of asking comes down to.
 struct Parsed {
@@ -52,7 +52,7 @@ struct PredictBody<'j> {
     version: Option<Cow<'j, str>>,
     #[serde(borrow, default)]
     features: Option<&'j RawValue>,
-    #[serde(borrow, default, deserialize_with = "inputs_in_order")]
+    #[serde(borrow, default, deserialize_with = "pairs_in_order")]
     inputs: Vec<(String, &'j RawValue)>,
     #[serde(borrow, default)]
     image_url: Option<&'j RawValue>,
@@ -236,7 +236,7 @@ fn parse_json(app: &App, asked: &Asked, loaded: Option<Arc<ModelVersion>>) -> st
 ///
 /// # Errors
 /// A JSON object that is no prediction request, or tensors that do not fit the model.
-pub fn tensors_in(model: &ModelVersion, request: &plugin::Request) -> Result<Option<Vec<crate::tensor::Tensor>>> {
+pub fn tensors_in(model: &ModelVersion, request: &plugin::Request) -> Result<Option<Vec<Value>>> {
     if !is_json(&request.content_type) || request.body.trim_ascii_start().first() != Some(&b'{') {
         return Ok(None);
     }
@@ -244,7 +244,7 @@ pub fn tensors_in(model: &ModelVersion, request: &plugin::Request) -> Result<Opt
 }
 
 /// `features` or `inputs`, of the datatypes that the model declares.
-fn tensors_of(model: &ModelVersion, body: &PredictBody<'_>) -> Result<Option<Vec<crate::tensor::Tensor>>> {
+fn tensors_of(model: &ModelVersion, body: &PredictBody<'_>) -> Result<Option<Vec<Value>>> {
     match (body.features, body.inputs.is_empty()) {
         (Some(_), false) => Err(Error::invalid_input("give either `features` or `inputs`, not both")),
         (Some(features), true) => Ok(Some(vec![read_features(model, features)?])),
@@ -261,10 +261,10 @@ fn not_a_request(problem: &dyn std::fmt::Display) -> Error {
 }
 
 /// `features` is the tensor of the one input that a caller has to give.
-fn read_features(model: &ModelVersion, features: &RawValue) -> Result<crate::tensor::Tensor> {
+fn read_features(model: &ModelVersion, features: &RawValue) -> Result<Value> {
     let required = model.inputs.iter().filter(|input| !input.optional).count();
     match pipeline::only_input(model).or(model.inputs.first().filter(|_| required == 0)) {
-        Some(input) => read_tensor(&input.spec, features),
+        Some(input) => read_value(&input.spec, features),
         None => Err(Error::invalid_input(format!(
             "model {} has not exactly one input; give `inputs` with a value for each of: {}",
             model.id(),
@@ -273,9 +273,9 @@ fn read_features(model: &ModelVersion, features: &RawValue) -> Result<crate::ten
     }
 }
 
-fn read_inputs(model: &ModelVersion, inputs: &[(String, &RawValue)]) -> Result<Vec<crate::tensor::Tensor>> {
-    let tensors = inputs.iter().map(|(name, json)| {
-        let input = model.inputs.iter().find(|input| input.spec.name == *name);
+fn read_inputs(model: &ModelVersion, inputs: &[(String, &RawValue)]) -> Result<Vec<Value>> {
+    let values = inputs.iter().map(|(name, json)| {
+        let input = model.inputs.iter().find(|input| input.spec.name() == *name);
         let input = input.ok_or_else(|| {
             Error::invalid_input(format!(
                 "model {} has no input {name:?}; its inputs: {}",
@@ -283,32 +283,11 @@ fn read_inputs(model: &ModelVersion, inputs: &[(String, &RawValue)]) -> Result<V
                 pipeline::describe_inputs(model)
             ))
         })?;
-        read_tensor(&input.spec, json)
+        // Nothing for an input that the model has a default for is that default.
+        let is_given = !input.optional || json.get() != "null";
+        is_given.then(|| read_value(&input.spec, json)).transpose()
     });
-    tensors.collect()
-}
-
-/// A JSON object as pairs; unlike a map it shows a name that came twice.
-fn inputs_in_order<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> std::result::Result<Vec<(String, &'de RawValue)>, D::Error> {
-    struct Pairs;
-    impl<'de> serde::de::Visitor<'de> for Pairs {
-        type Value = Vec<(String, &'de RawValue)>;
-
-        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("`inputs` as an object from input name to nested lists")
-        }
-
-        fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> std::result::Result<Self::Value, A::Error> {
-            let mut pairs = Vec::new();
-            while let Some(pair) = map.next_entry()? {
-                pairs.push(pair);
-            }
-            Ok(pairs)
-        }
-    }
-    deserializer.deserialize_map(Pairs)
+    values.filter_map(Result::transpose).collect()
 }
 
 /// A body for the model's plugin to read. Which model, the parameters say.
@@ -406,7 +385,7 @@ impl Frame<'_> {
 /// `{"model_id", "version", "request_id", "prediction", "outputs", "latency_ms", "timestamp"}`
 struct OutputsAnswer<'a> {
     frame: Frame<'a>,
-    outputs: &'a [Output],
+    outputs: &'a [Value],
 }
 
 impl Serialize for OutputsAnswer<'_> {
@@ -414,7 +393,7 @@ impl Serialize for OutputsAnswer<'_> {
         let mut map = serializer.serialize_map(None)?;
         self.frame.serialize_head(&mut map)?;
         if let Some(first) = self.outputs.first() {
-            map.serialize_entry("prediction", &OutputData(first))?;
+            map.serialize_entry("prediction", &ValueData(first))?;
         }
         map.serialize_entry("outputs", &ByName(self.outputs))?;
         self.frame.serialize_tail(&mut map)?;
@@ -422,11 +401,11 @@ impl Serialize for OutputsAnswer<'_> {
     }
 }
 
-struct ByName<'a>(&'a [Output]);
+struct ByName<'a>(&'a [Value]);
 
 impl Serialize for ByName<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().map(|output| (output.name(), OutputJson(output))))
+        serializer.collect_map(self.0.iter().map(|output| (output.name(), ValueJson(output))))
     }
 }
 

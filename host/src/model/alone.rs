@@ -27,7 +27,7 @@ impl ModelVersion {
         limits: WorkerLimits,
     ) -> Result<ModelVersion> {
         let metadata = read_metadata(file).await?;
-        let inputs = input_specs(&metadata.inputs)?;
+        let inputs = input_specs(&metadata.inputs);
         let id = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let (path, runtime, name) = (file.to_owned(), runtime.clone(), id.clone());
         let load = move || {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::load::Models;
 use super::registry::{BoundPipeline, BoundStage, KnownVersion, ModelVersion};
 use super::repository::{Entry, OnFailure, Pipeline, StageBinding};
-use super::spec::{tensor_spec, zeros};
+use super::spec::{value_spec, zeros};
 use crate::error::{Error, ErrorCode, Result};
 use crate::pipeline::{self, Payload, Trace, only_input};
 use crate::plugin::{Binding, Manifest, ModelDescription, Plugin, Request, Stage};
@@ -213,7 +213,7 @@ fn check_stage(binding: &Binding, stage: Stage) -> Result<()> {
 /// A body can be the model's input only where there is one, of elements with a size.
 fn check_bypass(model: &ModelVersion) -> Result<()> {
     match only_input(model) {
-        Some(input) if input.spec.datatype != DataType::Bytes => Ok(()),
+        Some(input) if input.spec.tensor().is_some_and(|spec| spec.datatype != DataType::Bytes) => Ok(()),
         _ => Err(Error::invalid_input(format!(
             "preprocess cannot be bypassed for model {}: a request's body can only take the place of one input, of numbers; \
              its inputs: {}",
@@ -228,9 +228,9 @@ pub fn describe(model: &ModelVersion) -> ModelDescription {
     ModelDescription {
         id: model.id().to_owned(),
         version: model.version().to_owned(),
-        inputs: model.inputs.iter().map(|input| input.spec.clone()).collect(),
-        // An output that is no tensor cannot be given to a plugin, and need not be: it is still served.
-        outputs: model.info.metadata.outputs.iter().filter_map(|output| tensor_spec(output).ok()).collect(),
+        inputs: model.inputs.iter().filter_map(|input| input.spec.tensor().cloned()).collect(),
+        // As the tensors that a plugin is given of them.
+        outputs: model.info.metadata.outputs.iter().flat_map(|output| value_spec(output).to_tensor_specs()).collect(),
         labels: model.labels.clone(),
     }
 }
@@ -246,7 +246,7 @@ async fn try_golden(model: &ModelVersion) -> Result<Golden> {
             },
         },
         (None, Some(_)) => match zeros(&model.inputs) {
-            Some(tensors) => (Payload::Tensors(tensors), Golden::Zeros),
+            Some(values) => (Payload::Tensors(values), Golden::Zeros),
             None => return Ok(Golden::None),
         },
         (None, None) => return Ok(Golden::None),

@@ -200,7 +200,7 @@ impl Models {
         labels: Vec<String>,
         file: PathBuf,
     ) -> Result<ModelVersion> {
-        let inputs = input_specs(&info.metadata.inputs)?;
+        let inputs = input_specs(&info.metadata.inputs);
         let workers = Arc::new(self.start_workers(&info, &inputs, file).await?);
         let (serial, pipeline) = (ModelVersion::next_serial(), BoundPipeline::default());
         Ok(ModelVersion { serial, info: Arc::new(info), path, inputs, labels, pipeline, workers })

@@ -16,6 +16,7 @@ mod spec;
 mod sync;
 mod traffic;
 mod upload;
+mod values;
 mod worker;
 
 pub use bind::{Golden, Rebound, describe};
@@ -27,7 +28,7 @@ pub use repository::{
     DataFile, Entry, ModelConfig, OnFailure, Pipeline, Repository, RepositoryError, Sidecar, StageBinding, Stored,
     VersionConfig,
 };
-pub use spec::InputSpec;
+pub use spec::{InputSpec, value_spec};
 pub use sync::{StoreHealth, StoreTrouble};
 pub use traffic::{Shadow, Sticky, Traffic};
 pub use upload::{IMAGE_PLUGIN, NewModel};

@@ -8,6 +8,7 @@
 //! makes 416 MB of it resident (Linux maps whole large folios of the page cache, `MADV_RANDOM` or not), and a mapped
 //! file that someone truncates ends the process with SIGBUS.
 
+pub mod empty_sequence;
 mod proto;
 mod reader;
 #[cfg(test)]
@@ -18,6 +19,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Cursor};
 use std::path::Path;
 
+pub use proto::element_number;
 use serde::{Deserialize, Serialize};
 
 /// What a model declares. The serde form is what the sidecar `model_info.json` keeps.
@@ -86,6 +88,20 @@ pub enum Dim {
     Symbol(String),
     /// Any size: no size and no name, or a negative size, which some exporters write for the same.
     Unknown,
+}
+
+impl ValueKind {
+    /// ONNX's own notation: `tensor(float)`, `seq(map(int64,tensor(float)))`.
+    pub fn type_name(&self) -> String {
+        match self {
+            ValueKind::Tensor { datatype, .. } => format!("tensor({})", proto::element_name(*datatype)),
+            ValueKind::Sequence { type_name }
+            | ValueKind::Map { type_name }
+            | ValueKind::Optional { type_name }
+            | ValueKind::Sparse { type_name } => type_name.clone(),
+            ValueKind::Unknown => "unknown".to_owned(),
+        }
+    }
 }
 
 /// Why a file's metadata could not be read. All but `Read` are the file's fault, and their text is meant for whoever sent it.

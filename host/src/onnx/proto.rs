@@ -140,37 +140,44 @@ fn type_name(value_type: Option<&TypeProto>) -> String {
     }
 }
 
+/// The names of `TensorProto.DataType`, at the place of their numbers.
+const NAMES: [&str; 27] = [
+    "undefined",
+    "float",
+    "uint8",
+    "int8",
+    "uint16",
+    "int16",
+    "int32",
+    "int64",
+    "string",
+    "bool",
+    "float16",
+    "double",
+    "uint32",
+    "uint64",
+    "complex64",
+    "complex128",
+    "bfloat16",
+    "float8e4m3fn",
+    "float8e4m3fnuz",
+    "float8e5m2",
+    "float8e5m2fnuz",
+    "uint4",
+    "int4",
+    "float4e2m1",
+    "float8e8m0",
+    "uint2",
+    "int2",
+];
+
 /// The name of a `TensorProto.DataType` number.
-fn element_name(number: i32) -> String {
-    const NAMES: [&str; 27] = [
-        "undefined",
-        "float",
-        "uint8",
-        "int8",
-        "uint16",
-        "int16",
-        "int32",
-        "int64",
-        "string",
-        "bool",
-        "float16",
-        "double",
-        "uint32",
-        "uint64",
-        "complex64",
-        "complex128",
-        "bfloat16",
-        "float8e4m3fn",
-        "float8e4m3fnuz",
-        "float8e5m2",
-        "float8e5m2fnuz",
-        "uint4",
-        "int4",
-        "float4e2m1",
-        "float8e8m0",
-        "uint2",
-        "int2",
-    ];
+pub(super) fn element_name(number: i32) -> String {
     let name = usize::try_from(number).ok().and_then(|number| NAMES.get(number));
     name.map_or_else(|| format!("type {number}"), |name| (*name).to_owned())
+}
+
+/// The `TensorProto.DataType` number of a name that [`element_name`] gave.
+pub fn element_number(name: &str) -> Option<i32> {
+    NAMES.iter().position(|known| *known == name).and_then(|number| i32::try_from(number).ok())
 }

@@ -271,10 +271,9 @@ pub(super) fn as_invalid_input(error: Error) -> Error {
 }
 
 fn specs(specs: &[crate::tensor::TensorSpec]) -> Vec<types::TensorSpec<'_>> {
-    specs
-        .iter()
-        .map(|spec| types::TensorSpec { name: &spec.name, datatype: spec.datatype.name(), shape: &spec.shape })
-        .collect()
+    // Without a number of axes there is no way to tell a plugin of it.
+    let told = specs.iter().filter_map(|spec| Some((spec, spec.shape.as_deref()?)));
+    told.map(|(spec, shape)| types::TensorSpec { name: &spec.name, datatype: spec.datatype.name(), shape }).collect()
 }
 
 fn into_tensor(tensor: types::TensorResult, output_bytes: usize) -> Result<Tensor, String> {

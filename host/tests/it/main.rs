@@ -19,4 +19,5 @@ mod process;
 mod sandbox;
 mod support;
 mod tabular;
+mod values;
 mod versions;

@@ -173,3 +173,20 @@ async fn what_does_not_fit_is_told_with_its_row_and_field() {
     let (status, _) = host.predict(json!({ "model_id": "wrong", "record": { "age": 1 } })).await;
     assert_eq!(status, 404);
 }
+
+#[tokio::test]
+async fn the_maps_that_scikit_learn_exports_by_default_are_a_table_to_a_plugin() {
+    let (host, _store) = host().await;
+    let fields = numeric(&["sepal_length", "sepal_width", "petal_length", "petal_width"]);
+    let (status, uploaded) =
+        upload(&host, "maps", &fixture("models/iris/model-zipmap.onnx"), &json!({ "fields": fields })).await;
+    assert_eq!(status, 201, "{uploaded}");
+    let record = json!({ "sepal_length": 6.3, "sepal_width": 3.3, "petal_length": 6.0, "petal_width": 2.5 });
+    let (status, answer) = host.predict(json!({ "model_id": "maps", "record": record })).await;
+    assert_eq!((status, &answer["label"]), (200, &json!("2")), "{answer}");
+    let (_, alone) = host.predict(json!({ "model_id": "maps", "inputs": { "X": [6.3, 3.3, 6.0, 2.5] } })).await;
+    let expected = alone["outputs"].as_object().unwrap().values().find(|output| output["datatype"] == "MAP").unwrap();
+    for class in ["0", "1", "2"] {
+        assert_close(&answer["probabilities"][class], &expected["data"][0][class], 1e-6, &class);
+    }
+}

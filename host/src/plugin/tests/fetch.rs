@@ -108,8 +108,11 @@ async fn a_classifier_fetches_its_picture_or_says_why_not() {
         fetch_bytes: 1 << 20,
         ..small_limits()
     };
-    let spec =
-        |name: &str, shape: &[i64]| TensorSpec { name: name.into(), datatype: DataType::Fp32, shape: shape.to_vec() };
+    let spec = |name: &str, shape: &[i64]| TensorSpec {
+        name: name.into(),
+        datatype: DataType::Fp32,
+        shape: Some(shape.to_vec()),
+    };
     let model = ModelDescription {
         id: "classifier".into(),
         version: "1".into(),

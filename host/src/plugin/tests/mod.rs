@@ -93,8 +93,11 @@ async fn shared_hostile() -> Arc<Plugin> {
 
 /// What `init` is told of the model.
 fn iris() -> ModelDescription {
-    let spec =
-        |name: &str, shape: &[i64]| TensorSpec { name: name.into(), datatype: DataType::Fp32, shape: shape.to_vec() };
+    let spec = |name: &str, shape: &[i64]| TensorSpec {
+        name: name.into(),
+        datatype: DataType::Fp32,
+        shape: Some(shape.to_vec()),
+    };
     ModelDescription {
         id: "iris".into(),
         version: "1".into(),

@@ -1,0 +1,16 @@
+//! Values in JSON: nested numbers in, typed elements out, read and written without a tree of values in between.
+
+mod element;
+mod read;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
+mod write;
+
+pub use read::{pairs_in_order, read_shaped, read_value};
+pub use write::{TensorData, ValueData, ValueJson};
+
+/// What JSON has no number for, both ways, in tensors of floats. JavaScript and Python write the same words.
+const NAN: &str = "NaN";
+const INFINITY: &str = "Infinity";
+const NEGATIVE_INFINITY: &str = "-Infinity";
