@@ -196,6 +196,6 @@ export function uploadForm(prefix, path, what, toForm, onDone) {
 export function multipart(fields, files) {
   const form = new FormData();
   for (const [name, value] of Object.entries(fields)) form.append(name, value);
-  for (const [name, input] of Object.entries(files)) if (input.files[0]) form.append(name, input.files[0]);
+  for (const [name, input] of Object.entries(files)) for (const file of input.files) form.append(name, file);
   return form;
 }
