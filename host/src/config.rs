@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use sysinfo::System;
 
 use crate::author::PluginCommand;
+use crate::client::ModelsCommand;
 use crate::model::check_name;
 use crate::plugin::{HostPattern, PluginLimits};
 
@@ -27,6 +28,9 @@ pub enum Command {
     Serve(Box<Config>),
     /// Ask a running host for its health; exit with 0 if it is healthy, with 1 if not.
     Health(HealthOptions),
+    /// Bring models to a running host, copy them out, list and remove them.
+    #[command(subcommand)]
+    Models(Box<ModelsCommand>),
     /// Write a plugin, check it and try it, without a server.
     #[command(subcommand)]
     Plugin(Box<PluginCommand>),

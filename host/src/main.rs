@@ -6,7 +6,7 @@ use std::sync::Arc;
 use model_nexus::app::App;
 use model_nexus::config::{Cli, Command, Config, HealthOptions};
 use model_nexus::model::Runtime;
-use model_nexus::{author, server, telemetry};
+use model_nexus::{author, client, server, telemetry};
 
 fn main() -> ExitCode {
     let ended = Cli::from_process().map_err(|error| format!(".env: {error}")).and_then(run);
@@ -24,6 +24,7 @@ fn run(cli: Cli) -> Result<ExitCode, String> {
     let ended = match cli.command {
         Command::Serve(config) => runtime.block_on(serve(*config)).map(|()| ExitCode::SUCCESS),
         Command::Health(options) => runtime.block_on(health(&options)).map(|()| ExitCode::SUCCESS),
+        Command::Models(command) => runtime.block_on(client::run(*command)),
         Command::Plugin(command) => runtime.block_on(author::run(*command)),
     };
     // A request that outlived the drain timeout does not keep the process alive.

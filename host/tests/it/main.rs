@@ -3,6 +3,7 @@
 
 mod author;
 mod cache;
+mod client;
 mod file_type;
 mod guests;
 mod images;
