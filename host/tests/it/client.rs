@@ -146,15 +146,16 @@ async fn a_pulled_model_is_the_same_bytes_and_serves_elsewhere() {
     std::fs::write(labelled.join("model.onnx"), iris()).unwrap();
     succeeded(&models(&host, &["push", text(&labelled), "--id", "iris", "--version", "2"]).await);
 
+    // A repository as Triton has it; one in a folder `models` is a host's own.
     let other = tempfile::tempdir().unwrap();
-    let out = other.path().join("models");
-    let pulled = succeeded(&models(&host, &["pull", "iris", "--out", text(&out)]).await);
+    let out = other.path();
+    let pulled = succeeded(&models(&host, &["pull", "iris", "--out", text(out)]).await);
     assert_eq!(pulled.lines().count(), 2, "{pulled}");
     assert_eq!(contents(&out.join("iris")), contents(&store.path().join("models/iris")));
-    let again = succeeded(&models(&host, &["pull", "iris@2", "--out", text(&out)]).await);
+    let again = succeeded(&models(&host, &["pull", "iris@2", "--out", text(out)]).await);
     assert!(again.contains("already"), "{again}");
 
-    let elsewhere = Host::start(other.path(), &[]).await;
+    let elsewhere = Host::start(out, &[]).await;
     elsewhere.assert_serves().await;
     let (_, newest) = answer(elsewhere.get("/models/info?id=iris").await).await;
     assert_eq!((&newest["model"]["version"], &newest["info"]["labels"]), (&json!("2"), &json!(3)));
