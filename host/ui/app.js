@@ -38,7 +38,7 @@ whenModelsLoad((fresh) => {
   fillImageModels();
   const select = byId("features-model");
   // What was chosen stays; the first choice is a model that features can be typed for.
-  const wanted = (fresh?.choose && fresh.model?.key) || select.value || models.find((model) => !model.forImages)?.key;
+  const wanted = (fresh?.choose && fresh.model?.key) || select.value || models.find((model) => !model.forImages && model.state !== "failed")?.key;
   fillSelect(select, models.map((model) => [model.key, `${model.id}${model.version && `, version ${model.version}`}`]), wanted);
   const model = chosenModel();
   if (prefilledFor !== JSON.stringify([model?.key, model?.preprocess])) prefillFeatures();

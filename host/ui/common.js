@@ -21,6 +21,8 @@ export const isObject = (value) => typeof value === "object" && value !== null &
 export const milliseconds = (ms) => (ms >= 100 ? `${Math.round(ms)} ms` : `${decimal.format(ms)} ms`);
 export const bytes = (size) =>
   size >= 1e6 ? `${decimal.format(size / 1e6)} MB` : size >= 1e3 ? `${decimal.format(size / 1e3)} kB` : `${size} bytes`;
+/** Texts with numbers in them: 2 before 10. */
+export const inOrder = new Intl.Collator("en", { numeric: true }).compare;
 export const shorten = (text, limit) => (text.length > limit ? `${text.slice(0, limit)}…` : text);
 
 // ---- Talking to the server ------------------------------------------------------------------------------------------

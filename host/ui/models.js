@@ -1,6 +1,6 @@
 // The models: read from the server, listed, and told to whoever offers them for choice.
 
-import { announcer, byId, call, element, isObject, list, showError } from "./common.js";
+import { announcer, byId, call, element, inOrder, isObject, list, showError } from "./common.js";
 
 /** The models as this page uses them. A field that the server leaves out gets a kind default. */
 export let models = [];
@@ -95,6 +95,7 @@ export async function loadModels(fresh) {
   try {
     const { body } = await call("models");
     models = list(body.models).filter(isObject).map(readModel);
+    models.sort((one, other) => inOrder(one.id, other.id) || inOrder(one.version, other.version));
   } catch (error) {
     byId("models-empty").hidden = true;
     showError(byId("models-error"), error);

@@ -64,7 +64,7 @@ export async function driveVersions(page) {
     assert.deepEqual(answer.body.traffic, rule);
     await shows(page, row("1"), "75.0% of the traffic");
     await shows(page, row("10"), "shadow of 50%");
-    assert.match(await textOf(page, "#traffic-status"), /version 1 75\.0%, version 2 25\.0%; sticky by the header x-user-id/);
+    assert.match(await textOf(page, "#traffic-status"), /75\.0% to version 1, 25\.0% to version 2; sticky by the header x-user-id/);
   });
 
   await step(page, "Both versions answer, and one user sees one of them", async () => {
@@ -103,7 +103,7 @@ export async function driveVersions(page) {
     const set = await apply(page);
     assert.deepEqual(set.body.traffic, { default: "1" }, JSON.stringify(set.body));
     await shows(page, row("1"), "default");
-    await shows(page, "#traffic-previous", "version 1 75.0%, version 2 25.0%; sticky by the header x-user-id; version 10 as a shadow of 50.0%");
+    await shows(page, "#traffic-previous", "75.0% to version 1, 25.0% to version 2; sticky by the header x-user-id; version 10 shadows 50.0%");
     const back = await answerOf(page, `/models/${id}/traffic/rollback`, () => page.click("#traffic-rollback"));
     assert.equal(back.status, 200, JSON.stringify(back.body));
     await shows(page, "#traffic-previous", "version 1 answers");

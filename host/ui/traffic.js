@@ -32,11 +32,11 @@ export function sharesOf(byVersion) {
 /** A rule as a sentence. */
 function inWords(rule) {
   const shares = sharesOf(rule.weights);
-  const drawn = shares.map(([version, part]) => `version ${version} ${part}`).join(", ");
+  const drawn = shares.map(([version, part]) => `${part} to version ${version}`).join(", ");
   const parts = [drawn || (rule.default ? `version ${rule.default} answers` : "the newest version answers")];
   const [kind, name] = Object.entries(rule.sticky ?? {})[0] ?? [];
   if (kind && drawn) parts.push(`sticky by the ${kind} ${name}`);
-  if (rule.shadow) parts.push(`version ${rule.shadow.version} as a shadow of ${share(rule.shadow.fraction ?? 1)}`);
+  if (rule.shadow) parts.push(`version ${rule.shadow.version} shadows ${share(rule.shadow.fraction ?? 1)}`);
   return parts.join("; ");
 }
 

@@ -1,6 +1,6 @@
 // A model's versions: which are loaded, which answers, what they cost; loaded, unloaded and deleted from here.
 
-import { byId, bytes, call, element, facts, fillSelect, isNumber, isObject, list, showError } from "./common.js";
+import { byId, bytes, call, element, facts, fillSelect, inOrder, isNumber, isObject, list, showError } from "./common.js";
 import { loadModels, models, whenModelButton, whenModelsLoad } from "./models.js";
 import { hideTraffic, sharesOf, showTraffic, whenTrafficChanges } from "./traffic.js";
 
@@ -15,8 +15,6 @@ let timer;
 /** The version that was just changed, whose button gets the focus again. */
 let changed = null;
 
-/** 2 before 10. */
-const inOrder = new Intl.Collator("en", { numeric: true });
 const pathOf = (id, ...rest) => ["models", id, ...rest].map(encodeURIComponent).join("/");
 
 // ---- The list -------------------------------------------------------------------------------------------------------
@@ -98,7 +96,7 @@ async function look() {
   }
   if (question !== newestQuestion) return;
   const versions = list(info.body.versions).filter(isObject).map((version) => ({ ...version, version: String(version.version) }));
-  versions.sort((one, other) => inOrder.compare(one.version, other.version));
+  versions.sort((one, other) => inOrder(one.version, other.version));
   const traffic = isObject(rule.body.traffic) ? rule.body.traffic : {};
   byId("versions-error").replaceChildren();
   showVersions(id, versions, traffic);

@@ -30,6 +30,8 @@ struct Row {
 struct Version {
     version: String,
     state: String,
+    /// Why it cannot serve.
+    reason: Option<String>,
     default: bool,
     weight: Option<f64>,
     /// Bytes of the model and its external data.
@@ -71,11 +73,16 @@ fn print_table(rows: &[Row]) {
         let line: Vec<String> = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
         println!("{}", line.join("  ").trim_end());
     }
+    for Row { model, version: Version { version, reason, .. } } in rows {
+        if let Some(reason) = reason {
+            println!("{model}, version {version}: {reason}");
+        }
+    }
 }
 
 impl Row {
     fn cells(&self) -> [String; 8] {
-        let Version { version, state, default, weight, size: bytes, memory_bytes, uploaded_at } = &self.version;
+        let Version { version, state, default, weight, size: bytes, memory_bytes, uploaded_at, .. } = &self.version;
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
         [
             self.model.clone(),
