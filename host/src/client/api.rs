@@ -30,6 +30,8 @@ pub(super) struct Api {
 pub(super) enum ApiError {
     #[error("no answer from {url}: {cause}")]
     Unreachable { url: Url, cause: String },
+    #[error("{url} broke off its answer: {cause}")]
+    BrokeOff { url: Url, cause: String },
     #[error("{message} (HTTP {status})")]
     Refused { status: u16, message: String },
     #[error("{url} answers in a form that this program does not know, is it a model-nexus host?: {cause}")]
@@ -131,7 +133,7 @@ impl Api {
     pub(super) fn broken(&self, error: &reqwest::Error) -> ApiError {
         let cause = causes(error);
         let url = self.url.clone();
-        if error.is_decode() { ApiError::Unknown { url, cause } } else { ApiError::Unreachable { url, cause } }
+        if is_other_form(error) { ApiError::Unknown { url, cause } } else { ApiError::BrokeOff { url, cause } }
     }
 
     /// A path below the host's URL, which may have one of its own.
@@ -156,7 +158,7 @@ impl Api {
         if status.is_success() {
             return Ok(response);
         }
-        let text = response.text().await.map_err(unreachable)?;
+        let text = response.text().await.map_err(|error| self.broken(&error))?;
         let json: Option<Value> = serde_json::from_str(&text).ok();
         let message = json.as_ref().and_then(|json| json["error"].as_str()).map(str::to_owned);
         let message = message.unwrap_or_else(|| {
@@ -164,6 +166,11 @@ impl Api {
         });
         Err(ApiError::Refused { status: status.as_u16(), message })
     }
+}
+
+/// Whether an answer came whole, and is not the JSON that was expected.
+fn is_other_form(error: &reqwest::Error) -> bool {
+    std::error::Error::source(error).is_some_and(|cause| cause.is::<serde_json::Error>())
 }
 
 /// What went wrong, down to its root: the outermost of these errors only says that a request failed.

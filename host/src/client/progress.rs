@@ -35,6 +35,7 @@ impl Progress {
 
     /// All bytes went over; how long the rest takes is not known.
     pub(super) fn wait(&self, what: String) {
+        self.bar.reset_elapsed();
         self.bar.set_style(style(WAITING));
         self.bar.set_message(what);
         self.bar.enable_steady_tick(Duration::from_millis(120));
