@@ -14,6 +14,7 @@ mod admission;
 pub use admission::{AdmissionConfig, AdmitOptions};
 
 use crate::author::PluginCommand;
+use crate::client::ModelsCommand;
 use crate::model::check_name;
 use crate::plugin::{HostPattern, PluginLimits};
 
@@ -31,6 +32,9 @@ pub enum Command {
     Serve(Box<Config>),
     /// Ask a running host for its health; exit with 0 if it is healthy, with 1 if not.
     Health(HealthOptions),
+    /// Bring models to a running host, copy them out, list and remove them.
+    #[command(subcommand)]
+    Models(Box<ModelsCommand>),
     /// Write a plugin, check it and try it, without a server.
     #[command(subcommand)]
     Plugin(Box<PluginCommand>),

@@ -8,6 +8,8 @@ pub mod author;
 pub mod blocking;
 /// Answers kept in memory.
 pub mod cache;
+/// `model-nexus models`: a running host's models, brought in and copied out.
+pub mod client;
 /// Every option; the only reader of the environment.
 pub mod config;
 /// Content hashes.

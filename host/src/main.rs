@@ -6,7 +6,7 @@ use std::sync::Arc;
 use model_nexus::app::App;
 use model_nexus::config::{Cli, Command, Config, HealthOptions};
 use model_nexus::model::{Runtime, admission};
-use model_nexus::{author, server, telemetry};
+use model_nexus::{author, client, server, telemetry};
 
 fn main() -> ExitCode {
     let ended = Cli::from_process().map_err(|error| format!(".env: {error}")).and_then(run);
@@ -23,6 +23,7 @@ fn run(cli: Cli) -> Result<ExitCode, String> {
     match cli.command {
         Command::Serve(config) => with_runtime(async { serve(*config).await.map(|()| ExitCode::SUCCESS) }),
         Command::Health(options) => with_runtime(async { health(&options).await.map(|()| ExitCode::SUCCESS) }),
+        Command::Models(command) => with_runtime(client::run(*command)),
         Command::Plugin(command) => with_runtime(author::run(*command)),
         // Limits itself while it has one thread.
         Command::Admit(options) => admission::run(&options).map(|()| ExitCode::SUCCESS),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderName, HeaderValue, Method, header};
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn_with_state, map_request};
 use axum::routing::{delete, get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
@@ -29,6 +29,8 @@ pub fn router(app: Arc<App>) -> Result<Router> {
         .route("/models", get(http::models::list))
         .route("/models/info", get(http::models::show))
         .route("/models/upload", post(http::upload::upload_model))
+        .route("/models/{id}/versions/{version}/files", get(http::files::list))
+        .route("/models/{id}/versions/{version}/files/{*path}", get(http::files::download))
         .route(
             "/models/{id}/pipeline",
             get(http::pipeline::show).put(http::pipeline::bind).delete(http::pipeline::unbind),
@@ -50,6 +52,8 @@ pub fn router(app: Arc<App>) -> Result<Router> {
         .layer(DefaultBodyLimit::disable())
         // A client that stops sending does not hold its place for ever.
         .layer(RequestBodyTimeoutLayer::new(app.config.limits.body_idle_timeout))
+        // A client that is refused amid sending gets to read why.
+        .layer(map_request(http::linger::linger))
         .layer(CatchPanicLayer::custom(http::panicked))
         .layer(cors)
         // Outermost: what answers below, a refused method or a panic too, is counted, logged and gets its request id.
@@ -80,5 +84,6 @@ fn cors(origins: &[String]) -> Result<CorsLayer> {
             HeaderName::from_static("x-model-id"),
             HeaderName::from_static("x-model-version"),
             header::RETRY_AFTER,
+            header::ETAG,
         ]))
 }

@@ -9,18 +9,24 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use futures_util::TryStreamExt;
+use futures_util::stream::BoxStream;
+use futures_util::{StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
-use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutPayload, UpdateVersion, WriteMultipart};
+use object_store::{
+    GetResultPayload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutPayload, UpdateVersion, WriteMultipart,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_util::io::ReaderStream;
 
 use self::folder::{SCRATCH, Scratch};
 use crate::error::{Error, ErrorCode};
 
 /// Bytes read from a file at a time on its way into the store.
 const CHUNK_BYTES: usize = 4 << 20;
+/// Bytes read from a file at a time on its way to a client.
+const READ_BYTES: usize = 256 << 10;
 /// Parts of one upload that may be under way at once.
 const PARTS_IN_FLIGHT: usize = 4;
 
@@ -215,6 +221,25 @@ impl Store {
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// The object's size in bytes and its content, piece by piece; `None` where there is none.
+    pub async fn stream(&self, path: &str) -> Result<Option<(u64, BoxStream<'static, Result<Bytes>>)>> {
+        let found = match self.objects.get(&parse(path)?).await {
+            Ok(found) => found,
+            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let size = found.meta.size;
+        let content = match found.payload {
+            // `object_store` itself would read 8 KiB at a time.
+            GetResultPayload::File(file, _) => {
+                let file = tokio::fs::File::from_std(file);
+                ReaderStream::with_capacity(file, READ_BYTES).err_into().boxed()
+            }
+            GetResultPayload::Stream(content) => content.err_into().boxed(),
+        };
+        Ok(Some((size, content)))
     }
 
     /// Writes a new object at once. Returns false, and writes nothing, where one of that path exists.

@@ -6,6 +6,7 @@ import { checkHealth } from "./health.js";
 import { loadModels, models, shapeText, whenModelButton, whenModelsLoad } from "./models.js";
 import "./pipeline.js";
 import "./plugins.js";
+import "./versions.js";
 
 function tryModel(model) {
   const [select, field] = model.forImages
@@ -37,7 +38,7 @@ whenModelsLoad((fresh) => {
   fillImageModels();
   const select = byId("features-model");
   // What was chosen stays; the first choice is a model that features can be typed for.
-  const wanted = (fresh?.choose && fresh.model?.key) || select.value || models.find((model) => !model.forImages)?.key;
+  const wanted = (fresh?.choose && fresh.model?.key) || select.value || models.find((model) => !model.forImages && model.state !== "failed")?.key;
   fillSelect(select, models.map((model) => [model.key, `${model.id}${model.version && `, version ${model.version}`}`]), wanted);
   const model = chosenModel();
   if (prefilledFor !== JSON.stringify([model?.key, model?.preprocess])) prefillFeatures();
@@ -270,7 +271,7 @@ uploadForm(
   () => {
     const id = byId("add-id").value.trim();
     const fields = { id, name: byId("add-name").value.trim() || id, version: byId("add-version").value.trim() };
-    return multipart(fields, { labels: byId("add-labels"), file: byId("add-file") });
+    return multipart(fields, { labels: byId("add-labels"), data: byId("add-data"), file: byId("add-file") });
   },
   async ({ model }) => {
     const id = model?.id ?? byId("add-id").value.trim();
@@ -282,7 +283,7 @@ uploadForm(
 
 byId("add-file").addEventListener("change", ({ target }) => {
   const id = byId("add-id");
-  const stem = (target.files[0]?.name ?? "").replace(/\.onnx$/i, "").replace(/[^A-Za-z0-9._-]+/g, "-").replace(/^[^A-Za-z0-9]+/, "");
+  const stem = (target.files[0]?.name ?? "").replace(/\.(onnx|zip|tgz|tar\.gz)$/i, "").replace(/[^A-Za-z0-9._-]+/g, "-").replace(/^[^A-Za-z0-9]+/, "");
   if (!id.value && stem !== "model") id.value = stem.slice(0, 128);
 });
 

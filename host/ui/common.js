@@ -21,6 +21,8 @@ export const isObject = (value) => typeof value === "object" && value !== null &
 export const milliseconds = (ms) => (ms >= 100 ? `${Math.round(ms)} ms` : `${decimal.format(ms)} ms`);
 export const bytes = (size) =>
   size >= 1e6 ? `${decimal.format(size / 1e6)} MB` : size >= 1e3 ? `${decimal.format(size / 1e3)} kB` : `${size} bytes`;
+/** Texts with numbers in them: 2 before 10. */
+export const inOrder = new Intl.Collator("en", { numeric: true }).compare;
 export const shorten = (text, limit) => (text.length > limit ? `${text.slice(0, limit)}…` : text);
 
 // ---- Talking to the server ------------------------------------------------------------------------------------------
@@ -196,6 +198,6 @@ export function uploadForm(prefix, path, what, toForm, onDone) {
 export function multipart(fields, files) {
   const form = new FormData();
   for (const [name, value] of Object.entries(fields)) form.append(name, value);
-  for (const [name, input] of Object.entries(files)) if (input.files[0]) form.append(name, input.files[0]);
+  for (const [name, input] of Object.entries(files)) for (const file of input.files) form.append(name, file);
   return form;
 }

@@ -1,6 +1,6 @@
 // The models: read from the server, listed, and told to whoever offers them for choice.
 
-import { announcer, byId, call, element, isObject, list, showError } from "./common.js";
+import { announcer, byId, call, element, inOrder, isObject, list, showError } from "./common.js";
 
 /** The models as this page uses them. A field that the server leaves out gets a kind default. */
 export let models = [];
@@ -31,6 +31,7 @@ function readModel(raw) {
     preprocess: pipeline.preprocess ?? null,
     postprocess: pipeline.postprocess ?? null,
     isDefault: Boolean(raw.default_image_model),
+    state: String(raw.state ?? ""),
     // A picture needs a plugin that decodes it.
     forImages: Boolean(raw.default_image_model) || (takesPictures && Boolean(pipeline.preprocess)),
     inputs,
@@ -50,6 +51,7 @@ function tensorRows(term, tensors) {
 
 function modelRow(model, fresh) {
   const badges = [
+    model.state && model.state !== "ready" ? element("span", { className: model.state === "failed" ? "badge bad" : "badge", textContent: model.state }) : null,
     model.isDefault ? element("span", { className: "badge accent", textContent: "default for images" }) : null,
     ...[...new Set([model.preprocess, model.postprocess])].map((plugin) => plugin && element("span", { className: "badge", textContent: plugin })),
   ].filter(Boolean);
@@ -67,7 +69,7 @@ function modelRow(model, fresh) {
         element("p", { className: "name", textContent: model.name }),
         element("p", { className: "ids mono", textContent: model.version ? `${model.id} · ${model.version}` : model.id }),
         badges.length ? element("p", { className: "badges" }, ...badges) : null),
-      element("div", { className: "buttons" }, button("try", "Try it"), button("pipeline", "Pipeline"))),
+      element("div", { className: "buttons" }, button("try", "Try it"), button("versions", "Versions"), button("pipeline", "Pipeline"))),
     model.inputs.length + model.outputs.length
       ? element("dl", {}, ...tensorRows("in", model.inputs), ...tensorRows("out", model.outputs))
       : null,
@@ -93,6 +95,7 @@ export async function loadModels(fresh) {
   try {
     const { body } = await call("models");
     models = list(body.models).filter(isObject).map(readModel);
+    models.sort((one, other) => inOrder(one.id, other.id) || inOrder(one.version, other.version));
   } catch (error) {
     byId("models-empty").hidden = true;
     showError(byId("models-error"), error);

@@ -18,6 +18,7 @@ import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
 import { contract, drivePlugins, driveRemoval, hostile } from "./smoke-plugins.mjs";
+import { driveVersions } from "./smoke-versions.mjs";
 import { answerOf, failures, passed, step, textOf, visible } from "./smoke-steps.mjs";
 
 const root = fileURLToPath(new URL("../../", import.meta.url));
@@ -251,6 +252,8 @@ async function drive(page, said, server, pictures, folder) {
     assert.equal(await page.locator("#models-list .badge.accent").count(), 1, "one model should be the default");
     await expectCat(page, await answerOf(page, "/predict", () => page.setInputFiles("#image-file", cat)));
   });
+
+  await driveVersions(page);
 
   await drivePlugins(page);
 

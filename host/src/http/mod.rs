@@ -1,8 +1,10 @@
 //! REST: each handler parses, calls, wraps. What is the same for all of them is here: request ids, errors, the log line.
 
+pub mod files;
 pub mod form;
 pub mod health;
 pub mod json;
+pub mod linger;
 pub mod models;
 pub mod pipeline;
 pub mod plugins;

@@ -52,7 +52,7 @@ pub async fn show(
     Ok(Json(described))
 }
 
-/// `{"version","state","uploaded_at","memory_bytes","weight","default"}`
+/// `{"version","state","reason","uploaded_at","size","memory_bytes","weight","default"}`
 fn summary(app: &App, known: &KnownVersion, traffic: &Traffic) -> Value {
     let info = known.info.as_ref();
     json!({
@@ -60,6 +60,7 @@ fn summary(app: &App, known: &KnownVersion, traffic: &Traffic) -> Value {
         "state": known.state.name(),
         "reason": reason(known),
         "uploaded_at": info.map(|info| info.uploaded_at),
+        "size": info.map(|info| info.total_bytes()),
         "memory_bytes": info.map(|info| app.models.memory_of(info)),
         "weight": traffic.weights.get(&known.version),
         "default": is_default(app, known),

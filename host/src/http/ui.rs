@@ -14,7 +14,7 @@ const CSS: &str = "text/css; charset=utf-8";
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 
 /// What the page loads from `/ui/`: name, media type, text.
-const ASSETS: [(&str, &str, &str); 8] = [
+const ASSETS: [(&str, &str, &str); 10] = [
     ("style.css", CSS, include_str!("../../ui/style.css")),
     ("answer.js", JAVASCRIPT, include_str!("../../ui/answer.js")),
     ("app.js", JAVASCRIPT, include_str!("../../ui/app.js")),
@@ -23,6 +23,8 @@ const ASSETS: [(&str, &str, &str); 8] = [
     ("models.js", JAVASCRIPT, include_str!("../../ui/models.js")),
     ("pipeline.js", JAVASCRIPT, include_str!("../../ui/pipeline.js")),
     ("plugins.js", JAVASCRIPT, include_str!("../../ui/plugins.js")),
+    ("traffic.js", JAVASCRIPT, include_str!("../../ui/traffic.js")),
+    ("versions.js", JAVASCRIPT, include_str!("../../ui/versions.js")),
 ];
 
 pub async fn page() -> impl IntoResponse {

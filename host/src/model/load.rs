@@ -231,7 +231,7 @@ impl Models {
 
     /// Memory that a loaded version takes, in bytes: what its sessions took when it was admitted, else what they read.
     pub fn memory_of(&self, info: &Sidecar) -> u64 {
-        let files = info.size + info.files.iter().map(|file| file.size).sum::<u64>();
+        let files = info.total_bytes();
         let session = info.session_bytes.unwrap_or(files);
         session.saturating_mul(self.engine.instance_count(files) as u64)
     }

@@ -5,6 +5,7 @@ pub mod admission;
 mod alone;
 mod bind;
 mod bundle;
+mod files;
 mod labels;
 mod layout;
 mod lifecycle;
@@ -23,6 +24,7 @@ pub use bind::{Golden, Rebound, describe};
 pub use labels::parse as parse_labels;
 pub use layout::{ModelMarks, Snapshot, VersionMarks};
 pub use load::Models;
+pub(crate) use registry::version_key;
 pub use registry::{BoundPipeline, BoundStage, KnownVersion, ModelVersion, Registry, Route, State};
 pub use repository::{
     DataFile, Entry, ModelConfig, OnFailure, Pipeline, Repository, RepositoryError, Sidecar, StageBinding, Stored,

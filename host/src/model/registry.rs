@@ -176,7 +176,7 @@ fn ticks() -> u64 {
 }
 
 /// Orders versions part by part, as numbers where they are numbers.
-fn version_key(version: &str) -> Vec<(u64, &str)> {
+pub(crate) fn version_key(version: &str) -> Vec<(u64, &str)> {
     let parts = version.split(['.', '-', '_']);
     parts.map(|part| part.parse().map_or((0, part), |number| (number, ""))).collect()
 }

@@ -58,6 +58,13 @@ pub struct Sidecar {
     pub metadata: ModelMetadata,
 }
 
+impl Sidecar {
+    /// Bytes of the model and its external data.
+    pub fn total_bytes(&self) -> u64 {
+        self.files.iter().fold(self.size, |sum, file| sum.saturating_add(file.size))
+    }
+}
+
 /// A file of external data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DataFile {

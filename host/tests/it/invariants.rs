@@ -34,7 +34,7 @@ fn libraries_stay_in_their_rooms() {
         ("object_store::", &["store.rs", "store/"]),
         ("axum::", &["http/", "routes.rs", "server.rs"]),
         ("std::env", &["config.rs"]),
-        ("reqwest::", &["plugin/egress.rs", "main.rs"]),
+        ("reqwest::", &["plugin/egress.rs", "client/", "main.rs"]),
     ] {
         for file in rust_files(&source) {
             let name = file.strip_prefix(&source).unwrap().to_str().unwrap();

@@ -4,6 +4,7 @@
 mod admission;
 mod author;
 mod cache;
+mod client;
 mod file_type;
 mod guests;
 mod images;
