@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures_util::TryStreamExt;
+use object_store::client::HttpError;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
@@ -86,12 +87,12 @@ impl From<&ObjectMeta> for Mark {
 }
 
 impl StoreError {
-    /// What the system said, where the store is a folder.
-    fn io_error(&self) -> Option<&io::Error> {
+    /// The first of its causes that is of a type.
+    fn cause<E: std::error::Error + 'static>(&self) -> Option<&E> {
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
         while let Some(error) = cause {
-            if let Some(error) = error.downcast_ref::<io::Error>() {
-                return Some(error);
+            if let Some(found) = error.downcast_ref::<E>() {
+                return Some(found);
             }
             cause = error.source();
         }
@@ -101,8 +102,7 @@ impl StoreError {
     /// Whether it has no space left.
     fn is_full(&self) -> bool {
         // Object stores have no space to run out of but where someone runs one of their own, which answers 507.
-        is_full(self.io_error())
-            || matches!(self, StoreError::Object(object_store::Error::Generic { source, .. }) if source.to_string().contains("507 Insufficient Storage"))
+        is_full(self.cause::<io::Error>()) || self.to_string().contains("507 Insufficient Storage")
     }
 
     /// Whether it takes no changes from this host.
@@ -113,7 +113,7 @@ impl StoreError {
                 object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }
             )
         );
-        let kind = self.io_error().map(io::Error::kind);
+        let kind = self.cause::<io::Error>().map(io::Error::kind);
         refused || matches!(kind, Some(io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied))
     }
 }
@@ -133,6 +133,10 @@ impl From<StoreError> for Error {
                 "the store takes no changes from this host: it is read-only, or its credentials allow no more";
             return Error::new(ErrorCode::Forbidden, message).with_cause(error);
         }
+        if error.cause::<HttpError>().is_some() {
+            let message = "the store cannot be reached, so nothing in it is read or changed now; try again";
+            return Error::new(ErrorCode::NotReady, message).with_cause(error);
+        }
         Error::internal(error)
     }
 }
@@ -143,7 +147,7 @@ pub fn scratch_error(error: io::Error) -> Error {
 }
 
 fn full(cause: impl std::fmt::Display) -> Error {
-    let message = "the store is full; nothing was published; free space or delete versions";
+    let message = "the store is full; nothing was published or changed; free space or delete versions";
     Error::new(ErrorCode::StorageFull, message).with_cause(cause)
 }
 

@@ -2,12 +2,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
 
 mod author;
+mod binary;
 mod cache;
+mod faults;
 mod file_type;
 mod guests;
 mod images;
 mod invariants;
 mod models;
+mod mount;
 mod onnx_file;
 mod operation;
 mod pictures;
@@ -16,6 +19,7 @@ mod plugins;
 mod predict;
 mod process;
 mod sandbox;
+mod store;
 mod support;
 mod tabular;
 mod versions;
