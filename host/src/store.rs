@@ -6,10 +6,12 @@ mod remote;
 use std::io;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures_util::TryStreamExt;
+use futures_util::stream::BoxStream;
 use object_store::client::HttpError;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
@@ -22,6 +24,8 @@ use crate::error::{Error, ErrorCode};
 
 /// Bytes read from a file at a time on its way into the store.
 const CHUNK_BYTES: usize = 4 << 20;
+/// Silence of a listing after which the store counts as lost, even if its connections stand.
+const LISTING_SILENCE: Duration = Duration::from_secs(8);
 /// Parts of one upload that may be under way at once.
 const PARTS_IN_FLIGHT: usize = 4;
 
@@ -46,6 +50,8 @@ pub enum StoreError {
     Object(#[from] object_store::Error),
     #[error("store: path {0:?}: {1}")]
     Path(String, object_store::path::Error),
+    #[error("store: nothing came for {} s", .0.as_secs())]
+    Silent(Duration),
     #[error("store: {0}")]
     File(#[from] io::Error),
 }
@@ -133,7 +139,7 @@ impl From<StoreError> for Error {
                 "the store takes no changes from this host: it is read-only, or its credentials allow no more";
             return Error::new(ErrorCode::Forbidden, message).with_cause(error);
         }
-        if error.cause::<HttpError>().is_some() {
+        if error.cause::<HttpError>().is_some() || matches!(error, StoreError::Silent(_)) {
             let message = "the store cannot be reached, so nothing in it is read or changed now; try again";
             return Error::new(ErrorCode::NotReady, message).with_cause(error);
         }
@@ -297,14 +303,21 @@ impl Store {
 
     /// All objects under a folder, in no particular order; under all of the store where it is empty.
     pub async fn list(&self, folder: &str) -> Result<Vec<Entry>> {
-        let objects = self.objects.list(Some(&parse(folder)?));
-        let entries = objects.map_ok(|object| Entry {
-            path: object.location.to_string(),
-            size: object.size,
-            modified: object.last_modified,
-            mark: Mark::from(&object),
-        });
-        Ok(entries.try_collect().await?)
+        let mut objects = self.objects.list(Some(&parse(folder)?));
+        let mut entries = Vec::new();
+        let next = async |objects: &mut BoxStream<'_, _>| {
+            let next = tokio::time::timeout(LISTING_SILENCE, objects.try_next()).await;
+            next.map_err(|_| StoreError::Silent(LISTING_SILENCE))
+        };
+        while let Some(object) = next(&mut objects).await?? {
+            entries.push(Entry {
+                path: object.location.to_string(),
+                size: object.size,
+                modified: object.last_modified,
+                mark: Mark::from(&object),
+            });
+        }
+        Ok(entries)
     }
 
     /// The object as a file: itself where the store is a folder, else a copy, fetched once.

@@ -85,11 +85,12 @@ impl Known {
         match change {
             Change::Upload(version) => drop(self.versions.insert(version)),
             Change::Delete(version) => drop(self.versions.remove(&version)),
-            Change::DeleteAll => {
-                self.versions.clear();
-                self.traffic = None;
-            }
+            Change::DeleteAll => self.versions.clear(),
             Change::Traffic(rule) => self.traffic = Some(rule),
+        }
+        if self.versions.is_empty() {
+            // What is set for a model goes with its last version.
+            self.traffic = None;
         }
     }
 
@@ -100,8 +101,8 @@ impl Known {
             let change = Change::random();
             match change.request(&client, &host, &id).send().await.map(|response| response.status().as_u16()) {
                 Ok(200 | 201) => self.apply(change),
-                // Not applied, and said so.
-                Ok(404 | 409) => {}
+                // Not applied, and said so: no such version, or one that takes traffic.
+                Ok(400 | 404 | 409) => {}
                 Ok(status) => panic!("{change:?} of {id}: {status}"),
                 Err(_) => {
                     self.pending = Some(change);
