@@ -78,6 +78,12 @@ impl S3 {
         keys.map(str::to_owned).collect()
     }
 
+    /// The content of an object, by its key.
+    pub async fn object(&self, key: &str) -> String {
+        let object = client().get(self.url(&format!("bucket/{key}"))).header("authorization", AUTHORIZATION);
+        object.send().await.unwrap().error_for_status().unwrap().text().await.unwrap()
+    }
+
     async fn make_bucket(&self) {
         let made = self.answers(client().put(self.url("bucket")).header("authorization", AUTHORIZATION)).await;
         assert!(made.status().is_success(), "{made:?}");
