@@ -6,11 +6,13 @@ mod remote;
 use std::io;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, TryStreamExt};
+use object_store::client::HttpError;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
@@ -27,6 +29,8 @@ use crate::error::{Error, ErrorCode};
 const CHUNK_BYTES: usize = 4 << 20;
 /// Bytes read from a file at a time on its way to a client.
 const READ_BYTES: usize = 256 << 10;
+/// Silence of a listing after which the store counts as lost, even if its connections stand.
+const LISTING_SILENCE: Duration = Duration::from_secs(8);
 /// Parts of one upload that may be under way at once.
 const PARTS_IN_FLIGHT: usize = 4;
 
@@ -51,6 +55,8 @@ pub enum StoreError {
     Object(#[from] object_store::Error),
     #[error("store: path {0:?}: {1}")]
     Path(String, object_store::path::Error),
+    #[error("store: nothing came for {} s", .0.as_secs())]
+    Silent(Duration),
     #[error("store: {0}")]
     File(#[from] io::Error),
 }
@@ -92,12 +98,12 @@ impl From<&ObjectMeta> for Mark {
 }
 
 impl StoreError {
-    /// What the system said, where the store is a folder.
-    fn io_error(&self) -> Option<&io::Error> {
+    /// The first of its causes that is of a type.
+    fn cause<E: std::error::Error + 'static>(&self) -> Option<&E> {
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
         while let Some(error) = cause {
-            if let Some(error) = error.downcast_ref::<io::Error>() {
-                return Some(error);
+            if let Some(found) = error.downcast_ref::<E>() {
+                return Some(found);
             }
             cause = error.source();
         }
@@ -107,8 +113,7 @@ impl StoreError {
     /// Whether it has no space left.
     fn is_full(&self) -> bool {
         // Object stores have no space to run out of but where someone runs one of their own, which answers 507.
-        is_full(self.io_error())
-            || matches!(self, StoreError::Object(object_store::Error::Generic { source, .. }) if source.to_string().contains("507 Insufficient Storage"))
+        is_full(self.cause::<io::Error>()) || self.to_string().contains("507 Insufficient Storage")
     }
 
     /// Whether it takes no changes from this host.
@@ -119,7 +124,7 @@ impl StoreError {
                 object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }
             )
         );
-        let kind = self.io_error().map(io::Error::kind);
+        let kind = self.cause::<io::Error>().map(io::Error::kind);
         refused || matches!(kind, Some(io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied))
     }
 }
@@ -139,6 +144,10 @@ impl From<StoreError> for Error {
                 "the store takes no changes from this host: it is read-only, or its credentials allow no more";
             return Error::new(ErrorCode::Forbidden, message).with_cause(error);
         }
+        if error.cause::<HttpError>().is_some() || matches!(error, StoreError::Silent(_)) {
+            let message = "the store cannot be reached, so nothing in it is read or changed now; try again";
+            return Error::new(ErrorCode::NotReady, message).with_cause(error);
+        }
         Error::internal(error)
     }
 }
@@ -149,7 +158,7 @@ pub fn scratch_error(error: io::Error) -> Error {
 }
 
 fn full(cause: impl std::fmt::Display) -> Error {
-    let message = "the store is full; nothing was published; free space or delete versions";
+    let message = "the store is full; nothing was published or changed; free space or delete versions";
     Error::new(ErrorCode::StorageFull, message).with_cause(cause)
 }
 
@@ -318,14 +327,21 @@ impl Store {
 
     /// All objects under a folder, in no particular order; under all of the store where it is empty.
     pub async fn list(&self, folder: &str) -> Result<Vec<Entry>> {
-        let objects = self.objects.list(Some(&parse(folder)?));
-        let entries = objects.map_ok(|object| Entry {
-            path: object.location.to_string(),
-            size: object.size,
-            modified: object.last_modified,
-            mark: Mark::from(&object),
-        });
-        Ok(entries.try_collect().await?)
+        let mut objects = self.objects.list(Some(&parse(folder)?));
+        let mut entries = Vec::new();
+        let next = async |objects: &mut BoxStream<'_, _>| {
+            let next = tokio::time::timeout(LISTING_SILENCE, objects.try_next()).await;
+            next.map_err(|_| StoreError::Silent(LISTING_SILENCE))
+        };
+        while let Some(object) = next(&mut objects).await?? {
+            entries.push(Entry {
+                path: object.location.to_string(),
+                size: object.size,
+                modified: object.last_modified,
+                mark: Mark::from(&object),
+            });
+        }
+        Ok(entries)
     }
 
     /// The object as a file: itself where the store is a folder, else a copy, fetched once.

@@ -7,6 +7,7 @@ mod browser;
 mod bundle;
 mod error;
 mod guests;
+mod moto;
 mod new_plugin;
 mod onnx_runtime;
 mod plugins;
@@ -66,7 +67,7 @@ fn serve(debug: bool, args: Vec<String>) -> Result<()> {
 
 fn test(args: Vec<String>) -> Result<()> {
     let project = Project::locate()?;
-    let mut steps = Steps::new(9);
+    let mut steps = Steps::new(10);
     steps.run("checking the format", || process::check(project.cargo().args(["fmt", "--all", "--", "--check"])))?;
     let library = ensure_bundle(&project, &mut steps, &project.bundle())?;
     steps.run("running clippy", || {
@@ -76,12 +77,20 @@ fn test(args: Vec<String>) -> Result<()> {
     if let Some(why) = guests.skipped() {
         steps.skipped(why);
     }
+    let moto = steps.run("getting an S3-compatible server", || moto::ensure(&project))?;
+    if let Err(why) = &moto {
+        steps.skipped(why.clone());
+    }
     steps.run("running the tests", || {
         let mut cargo = project.cargo();
         cargo.args(["test", "--workspace"]).args(args);
         project.runtime_env(&mut cargo, &library);
         cargo.env("NEXUS_TEST_PLUGINS", project.components());
         guests.env(&mut cargo)?;
+        cargo.env_remove("NEXUS_TEST_MOTO");
+        if let Ok(moto) = &moto {
+            cargo.env("NEXUS_TEST_MOTO", moto);
+        }
         process::check(&mut cargo)
     })?;
     steps.run("making, building and running a new plugin", || new_plugin::try_out(&project, &library))?;

@@ -14,6 +14,9 @@ impl Models {
     /// # Errors
     /// The store or the bundle cannot be read or written.
     pub async fn set_up(&self, bundle: Option<&Path>) -> Result<()> {
+        if let Err(error) = self.repository.mark().await {
+            tracing::warn!(%error, "the store was not marked as this host's");
+        }
         if let Err(error) = self.repository.tidy_at_start().await {
             tracing::warn!(%error, "what earlier hosts left half-done was not removed");
         }

@@ -21,6 +21,8 @@ use crate::onnx::{self, MetadataError, ModelMetadata};
 use crate::store::{self, Mark, Store, StoreError};
 
 const SETTINGS: &str = "settings.json";
+/// Says that a host has laid the store out, so that one that holds no models is told from one that is lost.
+pub(super) const MARKER: &str = "store.json";
 /// Times that a change is tried which other hosts keep coming before.
 const CHANGES_TRIED: u32 = 16;
 
@@ -269,6 +271,19 @@ impl Repository {
     /// A version's model in the store.
     pub fn path_of(&self, entry: &Entry) -> String {
         self.layout.of_version(entry, MODEL)
+    }
+
+    /// Marks the store as one that a host has laid out.
+    pub async fn mark(&self) -> Result<()> {
+        if self.is_ours() {
+            self.store.create(MARKER, to_json(&serde_json::json!({ "layout": 1 }))?).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether a host has laid the store out, as far as it could write to it.
+    pub async fn is_marked(&self) -> Result<bool> {
+        Ok(self.store.read(MARKER).await?.is_some())
     }
 
     /// Where an upload is written before it is checked.

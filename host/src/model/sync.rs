@@ -79,9 +79,9 @@ impl Models {
         let snapshot = self.repository.snapshot().await.map_err(unreachable)?;
         if snapshot.models.is_empty()
             && !self.registry.list().is_empty()
-            && self.repository.settings().await.map_err(unreachable)?.is_none()
+            && !self.repository.is_marked().await.map_err(unreachable)?
         {
-            // Nobody removes a host's settings: this is another folder or bucket, or one that is not mounted.
+            // Nobody removes the mark: this is another folder or bucket, or one that is not mounted.
             let message = "the store is empty all of a sudden; what is loaded serves on";
             return Err(Error { message: message.to_owned(), ..Error::internal(message) });
         }

@@ -51,12 +51,12 @@ pub(super) fn elsewhere() -> io::Result<Scratch> {
     Ok(Scratch { folder: tempfile::Builder::new().prefix("model-nexus-").tempdir()?, _lock: None })
 }
 
-/// Whether there is something in the folder that no host laid down, and no `models`.
+/// Whether there is something in the folder that no host laid down, and nothing that only a host lays down.
 fn is_foreign(folder: &Path) -> io::Result<bool> {
     let mut is_foreign = false;
     for entry in std::fs::read_dir(folder)? {
         let name = entry?.file_name();
-        if name == "models" {
+        if name == "models" || name == "store.json" {
             return Ok(false);
         }
         is_foreign |= !name.as_encoded_bytes().starts_with(b".") && BESIDE.iter().all(|beside| name != *beside);

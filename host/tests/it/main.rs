@@ -3,13 +3,16 @@
 
 mod admission;
 mod author;
+mod binary;
 mod cache;
 mod client;
+mod faults;
 mod file_type;
 mod guests;
 mod images;
 mod invariants;
 mod models;
+mod mount;
 mod onnx_file;
 mod operation;
 mod pictures;
@@ -17,8 +20,11 @@ mod plugin_failures;
 mod plugins;
 mod predict;
 mod process;
+mod s3;
 mod sandbox;
+mod store;
 mod support;
 mod tabular;
+mod two_hosts;
 mod values;
 mod versions;

@@ -1,79 +1,15 @@
 //! The real binary as a process: its log, its signals, its environment, and what kill -9 leaves.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::binary::{Process, client};
 use crate::pictures::Pictures;
 use crate::support::{bundle, iris, store_with_iris};
-
-struct Process {
-    child: Child,
-    lines: Receiver<String>,
-    address: String,
-    /// Lines read so far.
-    log: Vec<Value>,
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
-}
-
-impl Process {
-    fn start(store: &Path, options: &[&str], environment: &[(&str, &str)], folder: &Path) -> Process {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_model-nexus"));
-        command.args(["serve", "--store", store.to_str().unwrap(), "--instances", "1"]).args(options);
-        command.current_dir(folder).env_remove("NEXUS_BUNDLE").stdout(Stdio::piped());
-        if environment.iter().any(|(name, _)| *name == "ONNX_LIBRARY_PATH") {
-            command.env_remove("ORT_DYLIB_PATH");
-        }
-        command.envs(environment.iter().copied());
-        let mut child = command.spawn().unwrap();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        let (sender, lines) = channel();
-        std::thread::spawn(move || stdout.lines().map_while(Result::ok).for_each(|line| drop(sender.send(line))));
-        let mut process = Process { child, lines, address: String::new(), log: Vec::new() };
-        let line = process.wait_for("listening");
-        process.address = line["address"].as_str().unwrap().to_owned();
-        process
-    }
-
-    /// The first line with that message, from now on.
-    fn wait_for(&mut self, message: &str) -> Value {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let line =
-                self.lines.recv_timeout(left).unwrap_or_else(|_| panic!("no line {message:?} in {:?}", self.log));
-            let line: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("not JSON: {line}"));
-            self.log.push(line.clone());
-            if line["message"] == message {
-                return line;
-            }
-        }
-    }
-
-    fn terminate(&self) {
-        let killed = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
-        assert!(killed.success());
-    }
-
-    fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
-    }
-}
-
-fn client() -> reqwest::Client {
-    reqwest::Client::builder().no_proxy().build().unwrap()
-}
 
 #[tokio::test]
 async fn every_line_of_a_request_is_json_with_its_id() {
