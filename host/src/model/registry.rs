@@ -414,15 +414,12 @@ fn draw<'m>(model: &'m Model, id: &str, key: impl FnOnce(&Sticky) -> Option<Stri
     // Nothing has served yet, but something is on its way.
     let on_its_way = || model.versions.values().filter(|known| matches!(known.state, State::Loading(_) | State::Cold));
     drawn.or_else(|| on_its_way().max_by_key(|known| known.age())).ok_or_else(|| {
-        let versions: Vec<String> =
-            model.versions.values().map(|known| format!("{} ({})", known.version, known.state.name())).collect();
-        Error::new(
-            ErrorCode::NotReady,
-            format!(
-                "model {id} has no version that can serve: {}; GET /models/info?id={id} says why",
-                versions.join(", ")
-            ),
-        )
+        let why = |known: &KnownVersion| match &known.state {
+            State::Failed(error) => format!("{} ({})", known.version, error.message),
+            state => format!("{} ({})", known.version, state.name()),
+        };
+        let versions: Vec<String> = model.versions.values().take(20).map(why).collect();
+        Error::new(ErrorCode::NotReady, format!("model {id} has no version that can serve: {}", versions.join(", ")))
     })
 }
 

@@ -208,6 +208,15 @@ fn work(environment: &Environment, mut session: Session, queue: &Receiver<Job>, 
     }
 }
 
+/// One run of a session that no worker owns, as its admission makes it.
+///
+/// # Errors
+/// ONNX Runtime refuses the inputs.
+pub(super) fn run_once(runtime: &Runtime, session: &mut Session, inputs: &[Value]) -> Result<()> {
+    let options = RunOptions::new().map_err(Error::internal)?;
+    run_or_panic(&runtime.environment, session, inputs, &options, usize::MAX).map(|_| ())
+}
+
 /// Ort panics at an optional output that came out empty, and may at what else it does not expect. The session is not harmed
 /// by that, so its worker goes on.
 fn run_or_panic(

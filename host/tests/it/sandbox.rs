@@ -167,7 +167,9 @@ async fn postprocess_is_held_to_the_same_limits() {
 async fn a_plugin_that_cannot_start_keeps_its_model_from_serving_and_nothing_else() {
     let (host, _store) = hostile("trap", "init").await;
     host.assert_serves().await;
-    assert_eq!(ask(&host).await.0, 404);
+    let (status, refused) = ask(&host).await;
+    assert_eq!(status, 503);
+    assert!(error_message(&refused).contains("init"), "{refused}");
     let health: Value = host.get("/health").await.json().await.unwrap();
     assert_eq!(health["skipped"][0]["id"], "hostile");
     assert!(health["skipped"][0]["reason"].as_str().unwrap().contains("init"), "{health}");
