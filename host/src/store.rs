@@ -344,6 +344,17 @@ impl Store {
         Ok(entries)
     }
 
+    /// Removes the copies of objects under a folder that [`Store::file`] made. Answers whether there may have been some.
+    pub async fn drop_copies(&self, folder: &str) -> Result<bool> {
+        if self.local.is_some() {
+            return Ok(false);
+        }
+        match tokio::fs::remove_dir_all(self.scratch.folder.path().join(parse(folder)?.as_ref())).await {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(true),
+        }
+    }
+
     /// The object as a file: itself where the store is a folder, else a copy, fetched once.
     pub async fn file(&self, path: &str) -> Result<PathBuf> {
         let object = parse(path)?;

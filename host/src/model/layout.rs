@@ -122,6 +122,13 @@ pub struct VersionMarks {
     pub sidecar: Option<Mark>,
 }
 
+impl VersionMarks {
+    /// Whether it was removed and uploaded anew. A model that changed under its sidecar was not: that is damage.
+    pub(super) fn is_replaced_by(&self, now: &VersionMarks) -> bool {
+        self.model != now.model && (self.sidecar.is_none() || self.sidecar != now.sidecar)
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Partial {
     pub(super) entry: Entry,

@@ -97,7 +97,7 @@ impl Models {
         }
         self.check_without_role(entry, "removed")?;
         self.repository.remove(entry).await?;
-        self.forget(entry, "removed");
+        self.forget(entry, "removed").await;
         let config = self.registry.config(&entry.id);
         let named = config.versions.contains_key(&entry.version)
             || [Some(&config.traffic), config.previous_traffic.as_ref()]
@@ -130,7 +130,7 @@ impl Models {
         let versions = self.registry.versions(id)?;
         self.repository.remove_model(id).await?;
         for known in versions {
-            self.forget(&known.entry(), "removed");
+            self.forget(&known.entry(), "removed").await;
         }
         if self.registry.default_image_model().as_deref() == Some(id) {
             self.repository.write_settings(&Settings { default_image_model: None }).await?;
@@ -140,7 +140,10 @@ impl Models {
     }
 
     /// Lets go of a version that the store has no more, and of what was counted of it.
-    pub(super) fn forget(&self, entry: &Entry, reason: &str) {
+    pub(super) async fn forget(&self, entry: &Entry, reason: &str) {
+        if let Err(error) = self.repository.drop_copies(entry).await {
+            tracing::warn!(model = entry.id, version = entry.version, %error, "a copy of the version was left behind");
+        }
         if self.registry.forget(entry).is_some() {
             self.metrics.forget_version(&entry.id, &entry.version);
             tracing::info!(model = entry.id, version = entry.version, reason, "version forgotten");

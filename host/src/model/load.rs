@@ -183,8 +183,11 @@ impl Models {
             // Somebody changed it since it was bound.
             model.pipeline = self.bind(pipeline, &model).await?;
         }
-        match self.registry.find(&entry.id, Some(&entry.version))?.state {
-            State::Loading(_) => Ok(self.registry.insert(model)),
+        let known = self.registry.find(&entry.id, Some(&entry.version))?;
+        // Removed and uploaded anew while this one was loading, it would be another.
+        let is_same = known.info.is_none_or(|info| info.sha256 == model.info.sha256);
+        match known.state {
+            State::Loading(_) if is_same => Ok(self.registry.insert(model)),
             state => Err(Error::new(
                 ErrorCode::NotReady,
                 format!("model {}, version {} is {} meanwhile", entry.id, entry.version, state.name()),

@@ -335,6 +335,15 @@ impl Registry {
         Some(std::mem::replace(&mut known.state, state))
     }
 
+    /// Notes what of a version in the store was looked at.
+    pub fn set_marks(&self, entry: &Entry, marks: VersionMarks) {
+        let mut models = self.write();
+        let known = models.get_mut(&entry.id).and_then(|model| model.versions.get_mut(&entry.version));
+        if let Some(known) = known {
+            known.marks = Some(marks);
+        }
+    }
+
     /// The load that makes a version serve: the one under way, or the one that `begin` starts.
     ///
     /// # Errors

@@ -332,8 +332,13 @@ impl Repository {
     pub async fn open(&self, entry: &Entry) -> Result<Stored> {
         let sidecar = self.describe(entry).await?;
         let path = self.layout.of_version(entry, MODEL);
-        let file = self.store.file(&path).await?;
-        let actual = on_file(&file, |file| Ok(sha256_of_file(file)?)).await?;
+        let mut file = self.store.file(&path).await?;
+        let mut actual = on_file(&file, |file| Ok(sha256_of_file(file)?)).await?;
+        if actual != sidecar.sha256 && self.drop_copies(entry).await? {
+            // It may have been copied from a version of this name that was there before.
+            file = self.store.file(&path).await?;
+            actual = on_file(&file, |file| Ok(sha256_of_file(file)?)).await?;
+        }
         if actual != sidecar.sha256 {
             return Err(RepositoryError::Changed { path, expected: sidecar.sha256, actual });
         }
@@ -343,6 +348,11 @@ impl Repository {
             None => Vec::new(),
         };
         Ok(Stored { sidecar, labels, file, path })
+    }
+
+    /// Removes the copies of a version that this host made, where the store is remote.
+    pub(super) async fn drop_copies(&self, entry: &Entry) -> Result<bool> {
+        Ok(self.store.drop_copies(&self.layout.of_version(entry, "")).await?)
     }
 
     fn read_sidecar(&self, entry: &Entry, json: &[u8]) -> Result<Sidecar> {
@@ -369,12 +379,22 @@ impl Repository {
             return;
         }
         let entry = Entry { id: sidecar.id.clone(), version: sidecar.version.clone() };
-        let kept = async { Ok(self.store.replace(&self.layout.of_version(&entry, SIDECAR), to_json(sidecar)?).await?) };
         // A store that cannot be written to serves all the same; the sidecar is made anew at the next start.
-        let kept: Result<()> = kept.await;
-        if let Err(error) = kept {
+        if let Err(error) = self.replace_sidecar(&entry, sidecar).await {
             tracing::warn!(model = entry.id, version = entry.version, %error, "the sidecar was not kept");
         }
+    }
+
+    async fn replace_sidecar(&self, entry: &Entry, sidecar: &Sidecar) -> Result<()> {
+        let path = self.layout.of_version(entry, SIDECAR);
+        let mark = self.store.read_marked(&path).await?.map(|(_, mark)| mark);
+        // Of a version that was removed meanwhile no sidecar is to stay behind.
+        let model = self.layout.of_version(entry, MODEL);
+        let objects = self.store.list(&self.layout.of_version(entry, "")).await?;
+        if objects.iter().any(|object| object.path == model) {
+            self.store.replace_if(&path, to_json(sidecar)?, mark.as_ref()).await?;
+        }
+        Ok(())
     }
 
     /// When a version that came without a sidecar counts as uploaded: when its file was written, but a number later than

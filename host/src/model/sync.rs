@@ -10,7 +10,7 @@ use super::layout::{Snapshot, VersionMarks};
 use super::load::Models;
 use super::registry::{KnownVersion, State};
 use super::repository::{Entry, ModelConfig};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
 use crate::store::Mark;
 
 /// Pause between removals of what other hosts left half-done.
@@ -86,7 +86,7 @@ impl Models {
             return Err(Error { message: message.to_owned(), ..Error::internal(message) });
         }
         let new_plugins = self.plugins.look_at_store().await?;
-        self.forget_removed(&snapshot, began);
+        self.forget_removed(&snapshot, began).await;
         for (id, model) in &snapshot.models {
             if model.config != self.registry.config_mark(id) {
                 self.take_over_config(id, model.config.clone()).await?;
@@ -99,30 +99,44 @@ impl Models {
     }
 
     /// Forgets versions that the store has no more. What came here while the store was being listed is not in the list yet.
-    fn forget_removed(&self, snapshot: &Snapshot, began: Instant) {
+    async fn forget_removed(&self, snapshot: &Snapshot, began: Instant) {
         let there: BTreeSet<Entry> = snapshot.entries().collect();
         for known in self.registry.list() {
             if known.known_since < began && !there.contains(&known.entry()) {
-                self.forget(&known.entry(), "removed from the store");
+                self.forget(&known.entry(), "removed from the store").await;
             }
         }
     }
 
     /// A version that is new here is loaded before it takes traffic; one that could not serve for want of a plugin is
-    /// tried again.
+    /// tried again, and one that was removed and uploaded anew takes the place of the one before.
     async fn take_over(&self, entry: Entry, marks: VersionMarks, new_plugins: bool) {
         match self.registry.find(&entry.id, Some(&entry.version)) {
             Err(_) => {
                 let known = self.look_at(entry.clone(), marks, false).await;
-                if matches!(known.state, State::Cold) {
-                    tracing::info!(model = entry.id, version = entry.version, "a version came to the store");
+                match &known.state {
+                    // The store went away meanwhile: it is looked at again with the store.
+                    State::Failed(error) if error.code == ErrorCode::NotReady => return,
+                    State::Cold => {
+                        tracing::info!(model = entry.id, version = entry.version, "a version came to the store");
+                    }
+                    _ => {}
                 }
                 self.registry.know(known);
             }
-            Ok(KnownVersion { state: State::Failed(_), marks: before, .. }) if new_plugins || before != Some(marks) => {
-                self.registry.change(&entry, |_| Some(State::Cold));
+            Ok(known) => {
+                let before = known.marks.clone();
+                let has_changed = before.as_ref().is_some_and(|before| *before != marks);
+                let is_replaced = before.is_some_and(|before| before.is_replaced_by(&marks));
+                let has_failed = matches!(known.state, State::Failed(_));
+                self.registry.set_marks(&entry, marks.clone());
+                if !is_replaced && !(has_failed && (new_plugins || has_changed)) {
+                    return;
+                }
+                let anew = self.look_at(entry.clone(), marks, known.takes_traffic).await;
+                self.forget(&entry, "changed in the store").await;
+                self.registry.know(anew);
             }
-            Ok(_) => return,
         }
         // How it ends is in the log and in its state.
         let models = self.clone();

@@ -129,15 +129,18 @@ async fn a_full_disk_refuses_an_upload_with_507_and_nothing_of_it_is_left() {
 #[tokio::test]
 async fn a_flipped_bit_in_a_model_is_told_with_the_hash_that_was_and_the_one_that_is() {
     let store = store_with_iris();
-    let host = Host::start(store.path(), &[]).await;
+    let host = Host::start(store.path(), &["--store-poll", "20ms"]).await;
     let (status, answer) = host.upload("flipped", "1", iris()).await;
     assert_eq!(status, 201, "{answer}");
-    drop(host);
     let file = store.path().join("models/flipped/1/model.onnx");
     let mut bytes = iris();
     // A weight, so that ONNX Runtime would still load it.
     bytes[300] ^= 1;
     std::fs::write(&file, &bytes).unwrap();
+    // What is loaded serves on.
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    assert_eq!(served_version(&host, "flipped").await, "1");
+    drop(host);
     let host = Host::start(store.path(), &[]).await;
     host.assert_serves().await;
     let health: Value = host.get("/health").await.json().await.unwrap();

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use model_nexus::digest::sha256_hex;
 use reqwest::Method;
 use reqwest::multipart::{Form, Part};
 use serde_json::{Value, json};
@@ -36,7 +37,11 @@ async fn ask(host: &Process, method: Method, path: &str, body: Value) -> (u16, V
 }
 
 async fn upload(host: &Process, id: &str, version: &str) -> (u16, Value) {
-    let form = Form::new().part("file", Part::bytes(iris()).file_name("model.onnx"));
+    upload_file(host, id, version, iris()).await
+}
+
+async fn upload_file(host: &Process, id: &str, version: &str, file: Vec<u8>) -> (u16, Value) {
+    let form = Form::new().part("file", Part::bytes(file).file_name("model.onnx"));
     let form = form.text("id", id.to_owned()).text("name", "n").text("version", version.to_owned());
     answer(client().post(host.url("/models/upload")).multipart(form).send().await.unwrap()).await
 }
@@ -126,6 +131,36 @@ async fn changes_of_one_model_at_two_hosts_at_once_do_not_undo_one_another() {
         let unloaded = kept.get("versions").is_some_and(|versions| versions["1"]["unloaded"].as_bool() == Some(true));
         let found = (kept["traffic"]["default"].as_str(), unloaded);
         assert_eq!(found, (Some(default), what == "unload"), "round {round}: {kept}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_version_that_is_removed_and_uploaded_anew_is_served_anew_by_the_other_host() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some((_s3, one, other)) = two_hosts(folder.path()).await else { return };
+    assert_eq!(upload(&one, "flowers", "0").await.0, 201);
+    for round in 0..6u8 {
+        // The same model with another description: field 6 of the file.
+        let file = [&iris()[..], &[0x32, 1, b'a' + round]].concat();
+        let (status, answer) = upload_file(&one, "flowers", "1", file.clone()).await;
+        assert_eq!(status, 201, "{answer}");
+        let began = Instant::now();
+        loop {
+            let (_, info) = ask(&other, Method::GET, "/models/info?id=flowers&version=1", Value::Null).await;
+            if info["info"]["sha256"] == sha256_hex(&file) && info["info"]["state"] == "ready" {
+                break;
+            }
+            assert!(began.elapsed() < Duration::from_secs(60), "round {round}: {info}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(served(&other, "flowers").await, Ok("1".into()), "round {round}");
+        if round % 2 == 0 {
+            // The other host sees it gone in every second round; in the others it is there again at its next look.
+            assert_eq!(ask(&one, Method::DELETE, "/models/flowers/versions/1", Value::Null).await.0, 200);
+            until_served(&other, "flowers", Ok("0")).await;
+        } else {
+            assert_eq!(ask(&one, Method::DELETE, "/models/flowers/versions/1", Value::Null).await.0, 200);
+        }
     }
 }
 
