@@ -1,6 +1,5 @@
 //! Threads that own an ONNX Runtime session each, fed by one bounded queue.
 
-use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -250,10 +249,12 @@ fn run(
     options: &RunOptions,
     output_bytes: usize,
 ) -> Result<Vec<Value>> {
-    let values: Vec<(Cow<'_, str>, SessionInputValue<'_>)> = inputs
-        .iter()
-        .map(|input| Ok((Cow::from(input.name()), to_input(environment, session.inputs(), input)?)))
-        .collect::<Result<_>>()?;
+    let declared = session.inputs();
+    let inputs = inputs.iter().map(|input| Ok((input.name(), to_input(environment, declared, input)?)));
+    let held: Vec<(&str, SessionInputValue<'_>)> = inputs.collect::<Result<_>>()?;
+    // Outputs may share the inputs' memory, as the items of a sequence do, so those live until the outputs are copied.
+    let values: Vec<(&str, SessionInputValue<'_>)> =
+        held.iter().map(|(name, value)| (*name, SessionInputValue::View(value.view()))).collect();
     let outputs = session.run_with_options(values, options).map_err(|error| {
         Error::invalid_input(format!("ONNX Runtime could not run the model on this input: {}", error.message()))
     })?;

@@ -62,6 +62,17 @@ async fn a_sequence_of_tensors_comes_as_a_list_and_goes_as_one() {
     assert_eq!(json!(back), words);
 }
 
+/// Items of an output are the input's own: what frees those first answers with whatever came to lie there.
+#[tokio::test]
+async fn a_sequence_that_goes_through_is_not_freed_on_the_way() {
+    let (host, _store) = host_with(&["append"]).await;
+    let items: Vec<Vec<f64>> = (0..50).map(|item| (0..8).map(|i| f64::from(item * 8 + i)).collect()).collect();
+    let (last, first) = items.split_last().unwrap();
+    let answer = host.outputs("append", json!({ "x": first, "item": last })).await;
+    let back: Vec<&Value> = answer["y"]["data"].as_array().unwrap().iter().map(|item| &item["data"]).collect();
+    assert_eq!(json!(back), json!(items));
+}
+
 #[tokio::test]
 async fn a_sequence_may_be_empty() {
     let (host, _store) = host_with(&["sequence-length", "sequence-of-floats", "sequence-of-strings"]).await;
