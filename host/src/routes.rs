@@ -44,6 +44,15 @@ pub fn router(app: Arc<App>) -> Result<Router> {
         .route("/plugins", get(http::plugins::list).delete(http::plugins::remove))
         .route("/plugins/info", get(http::plugins::show))
         .route("/plugins/upload", post(http::plugins::upload))
+        .route("/v2", get(http::oip::server))
+        .route("/v2/health/live", get(http::oip::live))
+        .route("/v2/health/ready", get(http::oip::ready))
+        .route("/v2/models/{model}", get(http::oip::model))
+        .route("/v2/models/{model}/ready", get(http::oip::model_ready))
+        .route("/v2/models/{model}/infer", post(http::oip::infer))
+        .route("/v2/models/{model}/versions/{version}", get(http::oip::model))
+        .route("/v2/models/{model}/versions/{version}/ready", get(http::oip::model_ready))
+        .route("/v2/models/{model}/versions/{version}/infer", post(http::oip::infer))
         .route("/health", get(http::health::health))
         .route("/metrics", get(http::health::metrics))
         .fallback(http::not_found)
@@ -78,6 +87,7 @@ fn cors(origins: &[String]) -> Result<CorsLayer> {
         .allow_headers([header::CONTENT_TYPE, header::CACHE_CONTROL, http::X_REQUEST_ID])
         .expose_headers([
             http::X_REQUEST_ID,
+            HeaderName::from_static("inference-header-content-length"),
             HeaderName::from_static("x-cache"),
             HeaderName::from_static("server-timing"),
             HeaderName::from_static("x-bypassed"),

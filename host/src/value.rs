@@ -1,5 +1,6 @@
 //! What a model takes and returns: a tensor, or a sequence, a map or an optional made of tensors. Knows neither JSON nor ort.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use bytes::Bytes;
@@ -179,6 +180,29 @@ impl ValueSpec {
         }
     }
 
+    /// Takes out of tensors, which are there by their names, those that make up such a value, as [`Value::to_tensors`] names them. A sequence without items is
+    /// one tensor of its name and of shape [0]. `None` where there are none.
+    pub fn take_from(&self, tensors: &mut HashMap<String, Tensor>) -> Option<Value> {
+        let name = self.name();
+        match self {
+            ValueSpec::Optional(item) => item.take_from(tensors),
+            ValueSpec::Tensor(_) | ValueSpec::Unsupported { .. } => tensors.remove(name).map(Value::Tensor),
+            ValueSpec::Map { .. } => {
+                let keys = tensors.remove(&keys_name(name))?;
+                Some(Value::Map(Map { keys, values: tensors.remove(name)? }))
+            }
+            ValueSpec::Sequence { .. } => {
+                let items = (0..).map_while(|index| tensors.remove(&item_name(name, index)).map(Value::Tensor));
+                let items: Vec<Value> = items.collect();
+                let is_empty = items.is_empty();
+                if is_empty && tensors.remove(name).is_none_or(|tensor| tensor.shape != [0]) {
+                    return None;
+                }
+                Some(Value::Sequence { name: name.to_owned(), items })
+            }
+        }
+    }
+
     /// The tensors that [`Value::to_tensors`] makes of such a value. A sequence's are as many as it has items, and declared
     /// once, under its own name.
     pub fn to_tensor_specs(&self) -> Vec<TensorSpec> {
@@ -228,6 +252,10 @@ mod tests {
         Value::Map(Map { keys, values: floats(name, values) })
     }
 
+    fn by_name(tensors: Vec<Tensor>) -> HashMap<String, Tensor> {
+        tensors.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect()
+    }
+
     fn names(value: &Value) -> Vec<(String, String)> {
         value.to_tensors().iter().map(|tensor| (tensor.name.clone(), tensor.describe())).collect()
     }
@@ -251,6 +279,25 @@ mod tests {
         let rows = Value::Sequence { name: "y".into(), items };
         let expected = [("y.0", "FP32[2]"), ("y.0.keys", "BYTES[2]"), ("y.1", "FP32[1]"), ("y.1.keys", "BYTES[1]")];
         assert_eq!(names(&rows), pairs(&expected));
+    }
+
+    #[test]
+    fn tensors_are_put_together_again() {
+        let item = Box::new(ValueSpec::Tensor(TensorSpec { name: "y".into(), datatype: DataType::Fp32, shape: None }));
+        let sequence = ValueSpec::Sequence { name: "y".into(), item };
+        let items = vec![Value::Tensor(floats("y.0", &[1.0])), Value::Tensor(floats("y.1", &[]))];
+        let whole = Value::Sequence { name: "y".into(), items };
+        let mut tensors = by_name(whole.to_tensors());
+        tensors.insert("z".into(), floats("z", &[2.0]));
+        assert_eq!(sequence.take_from(&mut tensors), Some(whole));
+        assert_eq!(sequence.take_from(&mut tensors), None);
+        assert_eq!(tensors.into_keys().collect::<Vec<_>>(), ["z"]);
+        let none = Value::Sequence { name: "y".into(), items: Vec::new() };
+        assert_eq!(sequence.take_from(&mut by_name(vec![floats("y", &[])])), Some(none));
+
+        let spec = ValueSpec::Map { name: "m".into(), keys: DataType::Bytes, values: DataType::Fp32 };
+        let whole = map("m", &["a", "b"], &[1.0, 2.0]);
+        assert_eq!(spec.take_from(&mut by_name(whole.to_tensors())), Some(whole));
     }
 
     #[test]

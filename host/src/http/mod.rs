@@ -6,6 +6,7 @@ pub mod health;
 pub mod json;
 pub mod linger;
 pub mod models;
+pub mod oip;
 pub mod pipeline;
 pub mod plugins;
 pub mod predict;

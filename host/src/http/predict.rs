@@ -83,7 +83,7 @@ pub async fn predict(
 }
 
 /// `Cache-Control: no-cache` (or `no-store`) goes round the cache.
-fn asks_for_fresh(headers: &HeaderMap) -> bool {
+pub(super) fn asks_for_fresh(headers: &HeaderMap) -> bool {
     let values = headers.get_all(header::CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|part| {
         let part = part.trim();
@@ -193,7 +193,7 @@ fn json_field(body: &[u8], name: &str) -> Option<String> {
 }
 
 /// Where a request goes; one that names its version is not copied to a shadow.
-fn target(app: &App, model: Arc<ModelVersion>, version: Option<&str>) -> Target {
+pub(super) fn target(app: &App, model: Arc<ModelVersion>, version: Option<&str>) -> Target {
     let shadow = if version.is_none() { app.models.registry.shadow(model.id()) } else { None };
     Target { model, shadow }
 }

@@ -13,6 +13,7 @@ mod images;
 mod invariants;
 mod models;
 mod mount;
+mod oip;
 mod onnx_file;
 mod operation;
 mod pictures;

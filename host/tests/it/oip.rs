@@ -1,0 +1,263 @@
+//! The Open Inference Protocol's REST, as JSON and with binary tensors.
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use crate::onnx_file;
+use crate::support::{Host, answer, bundle, error_message, fixture};
+
+const HEADER_LENGTH: &str = "inference-header-content-length";
+
+impl Host {
+    async fn infer(&self, model: &str, body: Value) -> (u16, Value) {
+        answer(self.post(&format!("/v2/models/{model}/infer"), body).await).await
+    }
+
+    /// A request with tensors behind its JSON, and the answer taken apart.
+    async fn infer_binary(&self, model: &str, head: &Value, tensors: &[u8]) -> (u16, Value, Bytes) {
+        let mut body = head.to_string().into_bytes();
+        let request =
+            self.client.post(format!("{}/v2/models/{model}/infer", self.url)).header(HEADER_LENGTH, body.len());
+        body.extend_from_slice(tensors);
+        let response = request.body(body).send().await.unwrap();
+        let status = response.status().as_u16();
+        let length = response.headers().get(HEADER_LENGTH).map(|length| length.to_str().unwrap().parse().unwrap());
+        let is_binary = response.headers()["content-type"] == "application/octet-stream";
+        assert_eq!(length.is_some(), is_binary);
+        let mut body = response.bytes().await.unwrap();
+        let binary = body.split_off(length.unwrap_or(body.len()));
+        (status, serde_json::from_slice(&body).unwrap(), binary)
+    }
+}
+
+fn bytes_of(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+fn tensor(name: &str, datatype: &str, shape: &Value, data: &Value) -> Value {
+    json!({ "name": name, "datatype": datatype, "shape": shape, "data": data })
+}
+
+fn binary(name: &str, datatype: &str, shape: &Value, size: usize) -> Value {
+    json!({ "name": name, "datatype": datatype, "shape": shape, "parameters": { "binary_data_size": size } })
+}
+
+async fn host_with_add() -> (Host, tempfile::TempDir) {
+    let (host, store) = Host::with_iris(&[]).await;
+    assert_eq!(host.upload("add", "1", onnx_file::add()).await.0, 201);
+    (host, store)
+}
+
+#[tokio::test]
+async fn server_and_models_say_what_they_are() {
+    let (host, _store) = Host::with_iris(&[]).await;
+    let get = async |path: &str| answer(host.get(path).await).await;
+    let (status, server) = get("/v2").await;
+    assert_eq!((status, &server["name"]), (200, &json!("model-nexus")));
+    assert_eq!(get("/v2/health/live").await, (200, json!({ "live": true })));
+    assert_eq!(get("/v2/health/ready").await, (200, json!({ "ready": true })));
+    let expected = json!({
+        "name": "iris",
+        "versions": ["1"],
+        "platform": "onnxruntime_onnx",
+        "inputs": [{ "name": "X", "datatype": "FP32", "shape": [-1, 4] }],
+        "outputs": [
+            { "name": "label", "datatype": "INT64", "shape": [-1] },
+            { "name": "probabilities", "datatype": "FP32", "shape": [-1, 3] },
+        ],
+    });
+    for path in ["/v2/models/iris", "/v2/models/iris/versions/1"] {
+        assert_eq!(get(path).await, (200, expected.clone()));
+        assert_eq!(get(&format!("{path}/ready")).await, (200, json!({ "name": "iris", "ready": true })));
+    }
+    for path in
+        ["/v2/models/lily", "/v2/models/lily/ready", "/v2/models/iris/versions/7", "/v2/models/iris/versions/7/ready"]
+    {
+        let (status, answer) = get(path).await;
+        assert_eq!(status, 404, "{path}");
+        error_message(&answer);
+    }
+    let (status, _) = answer(host.post("/models/iris/versions/1/unload", json!({})).await).await;
+    assert_eq!(status, 200);
+    assert_eq!(get("/v2/models/iris/versions/1/ready").await.0, 503);
+}
+
+#[tokio::test]
+async fn tensors_come_flat_or_nested_and_outputs_are_chosen() {
+    let (host, _store) = Host::with_iris(&[]).await;
+    for data in [json!([5.1, 3.5, 1.4, 0.2]), json!([[5.1, 3.5, 1.4, 0.2]])] {
+        let input = tensor("X", "FP32", &json!([1, 4]), &data);
+        let (status, answer) = host.infer("iris", json!({ "id": "42", "inputs": [input] })).await;
+        assert_eq!(status, 200, "{answer}");
+        let fields: Vec<&String> = answer.as_object().unwrap().keys().collect();
+        assert_eq!(fields, ["id", "model_name", "model_version", "outputs"]);
+        assert_eq!(
+            (&answer["id"], &answer["model_name"], &answer["model_version"]),
+            (&json!("42"), &json!("iris"), &json!("1"))
+        );
+        assert_eq!(answer["outputs"][0], tensor("label", "INT64", &json!([1]), &json!([0])));
+        assert_eq!(answer["outputs"][1]["shape"], json!([1, 3]));
+
+        let only =
+            json!({ "inputs": [input], "outputs": [{ "name": "label", "parameters": { "binary_data": false } }] });
+        let (_, answer) = host.infer("iris/versions/1", only).await;
+        assert_eq!(answer["outputs"].as_array().unwrap().len(), 1, "{answer}");
+        assert_eq!(answer.get("id"), None);
+    }
+    let metric = r#"model_predictions_total{model="iris",status="ok",version="1"}"#;
+    assert_eq!(host.metric(metric).await, Some(4.0));
+}
+
+#[tokio::test]
+async fn binary_tensors_follow_the_json_in_order() {
+    let (host, _store) = host_with_add().await;
+    let inputs = json!([binary("left", "FP32", &json!([2]), 8), binary("right", "FP32", &json!([2]), 8)]);
+    let both = [bytes_of(&[1.0, f32::INFINITY]), bytes_of(&[10.0, 20.0])].concat();
+    let head = json!({ "inputs": inputs, "parameters": { "binary_data_output": true } });
+    let (status, answer, tail) = host.infer_binary("add", &head, &both).await;
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(answer["outputs"], json!([binary("sum", "FP32", &json!([2]), 8)]));
+    assert_eq!(tail, bytes_of(&[11.0, f32::INFINITY]));
+
+    // Some as bytes and some not, both ways.
+    let inputs = json!([tensor("left", "FP32", &json!([2]), &json!([1, "-Infinity"])), inputs[1]]);
+    let (_, answer, tail) = host.infer_binary("add", &json!({ "inputs": inputs }), &bytes_of(&[10.0, 20.0])).await;
+    assert_eq!(answer["outputs"], json!([tensor("sum", "FP32", &json!([2]), &json!([11.0, "-Infinity"]))]));
+    assert_eq!(tail, Bytes::new());
+
+    host.upload("words", "1", onnx_file::identity(8, &[-1])).await;
+    let words = [&2u32.to_le_bytes()[..], "ä".as_bytes(), &0u32.to_le_bytes()].concat();
+    let output = json!([{ "name": "y", "parameters": { "binary_data": true } }]);
+    let head = json!({ "inputs": [binary("x", "BYTES", &json!([2]), words.len())], "outputs": output });
+    let (_, answer, tail) = host.infer_binary("words", &head, &words).await;
+    assert_eq!(answer["outputs"], json!([binary("y", "BYTES", &json!([2]), words.len())]));
+    assert_eq!(tail, words);
+}
+
+#[tokio::test]
+async fn what_is_no_request_is_told_why() {
+    let (host, _store) = host_with_add().await;
+    let left = tensor("left", "FP32", &json!([1]), &json!([1]));
+    let right = tensor("right", "FP32", &json!([1]), &json!([1]));
+    let with = |name: &str, value: Value| {
+        let mut right = right.clone();
+        right[name] = value;
+        json!({ "inputs": [left, right] })
+    };
+    for (body, status, expected) in [
+        (json!({ "inputs": [left] }), 400, "misses its input right"),
+        (json!({ "inputs": [left, left] }), 400, "left came twice"),
+        (with("name", json!("up")), 400, "no input \"up\""),
+        (with("datatype", json!("INT32")), 400, "expected FP32[·], got INT32[1]"),
+        (with("datatype", json!("FLOAT")), 400, "no datatype"),
+        (with("shape", json!([2])), 400, "its shape is [2]"),
+        (with("shape", json!([1, 1])), 400, "expected FP32[·], got FP32[1,1]"),
+        (with("shape", json!([-1])), 400, "not an inference request"),
+        (with("data", json!(["a"])), 400, "\"a\""),
+        (with("data", json!(null)), 400, "either `data`"),
+        (with("parameters", json!({ "binary_data_size": 4 })), 400, "either `data`"),
+        (
+            json!({ "inputs": [left, right], "outputs": [{ "name": "product" }] }),
+            400,
+            "no output \"product\"; its outputs: sum",
+        ),
+        (
+            json!({ "inputs": [left, right], "outputs": [{ "name": "sum", "parameters": { "classification": 3 } }] }),
+            400,
+            "classification",
+        ),
+        (json!({ "model": "add" }), 400, "not an inference request"),
+        (json!([]), 400, "not an inference request"),
+    ] {
+        let (actual, answer) = host.infer("add", body.clone()).await;
+        assert_eq!(actual, status, "{body}: {answer}");
+        assert!(error_message(&answer).contains(expected), "{body}: {expected:?} is not in {answer}");
+    }
+    assert_eq!(host.infer("lily", json!({ "inputs": [left] })).await.0, 404);
+    assert_eq!(host.infer("add/versions/7", json!({ "inputs": [left] })).await.0, 404);
+    assert_eq!(host.get("/v2/models/add/infer").await.status(), 405);
+
+    let inputs = json!({ "inputs": [left, binary("right", "FP32", &json!([1]), 4)] });
+    for (length, expected) in [(3, "3 bytes are left"), (5, "1 bytes follow")] {
+        let (status, answer, _) = host.infer_binary("add", &inputs, &vec![0; length]).await;
+        assert_eq!(status, 400);
+        assert!(error_message(&answer).contains(expected), "{answer}");
+    }
+    for length in ["0", "999999", "-1", "many"] {
+        let request = host.client.post(format!("{}/v2/models/add/infer", host.url)).header(HEADER_LENGTH, length);
+        let (status, answer) = answer(request.body("{}").send().await.unwrap()).await;
+        assert_eq!(status, 400);
+        assert!(error_message(&answer).contains("from 1 to 2"), "{answer}");
+    }
+    host.assert_serves().await;
+}
+
+#[tokio::test]
+async fn sequences_and_maps_are_tensors_on_the_wire() {
+    let (host, _store) = Host::with_iris(&[]).await;
+    for model in ["sequence-of-floats", "sequence-length", "map", "zipmap", "maybe"] {
+        let file = std::fs::read(fixture(&format!("models/values/{model}.onnx"))).unwrap();
+        assert_eq!(host.upload(model, "1", file).await.0, 201);
+    }
+    let items =
+        json!([tensor("x.0", "FP32", &json!([1]), &json!([1.0])), tensor("x.1", "FP32", &json!([0, 2]), &json!([])),]);
+    let (_, answer) = host.infer("sequence-of-floats", json!({ "inputs": items })).await;
+    let expected =
+        json!([tensor("y.0", "FP32", &json!([1]), &json!([1.0])), tensor("y.1", "FP32", &json!([0, 2]), &json!([])),]);
+    assert_eq!(answer["outputs"], expected);
+    let (_, answer) =
+        host.infer("sequence-of-floats", json!({ "inputs": items, "outputs": [{ "name": "y.1" }] })).await;
+    assert_eq!(answer["outputs"], json!([expected[1]]));
+    let (_, answer) = host.infer("sequence-of-floats", json!({ "inputs": items, "outputs": [{ "name": "y" }] })).await;
+    assert_eq!(answer["outputs"], expected);
+    let none = json!([tensor("x", "FP32", &json!([0]), &json!([]))]);
+    let (_, answer) = host.infer("sequence-length", json!({ "inputs": none })).await;
+    assert_eq!(answer["outputs"][0]["data"], json!([0]));
+
+    let pair = json!([
+        tensor("x", "FP32", &json!([2]), &json!([1.5, 2.5])),
+        tensor("x.keys", "BYTES", &json!([2]), &json!(["c", "a"])),
+    ]);
+    let (_, answer) = host.infer("map", json!({ "inputs": pair })).await;
+    assert_eq!(answer["outputs"][0]["data"], json!([2.5, 0.0, 1.5]));
+
+    let rows = json!([tensor("x", "FP32", &json!([2, 2]), &json!([0.25, 0.75, 1.0, 0.0]))]);
+    let (_, answer) = host.infer("zipmap", json!({ "inputs": rows })).await;
+    let expected = json!([
+        tensor("y", "FP32", &json!([2, 2]), &json!([0.25, 0.75, 1.0, 0.0])),
+        tensor("y.keys", "BYTES", &json!([2]), &json!(["no", "yes"])),
+    ]);
+    assert_eq!(answer["outputs"], expected);
+    let metadata: Value = host.get("/v2/models/zipmap").await.json().await.unwrap();
+    let declared = json!([
+        { "name": "y", "datatype": "FP32", "shape": [-1, -1] },
+        { "name": "y.keys", "datatype": "BYTES", "shape": [-1] },
+    ]);
+    assert_eq!(metadata["outputs"], declared);
+
+    let inputs =
+        json!([tensor("keep", "BOOL", &json!([]), &json!([false])), tensor("x", "FP32", &json!([1]), &json!([1.0])),]);
+    let (status, answer) = host.infer("maybe", json!({ "inputs": inputs })).await;
+    assert_eq!((status, &answer["outputs"]), (200, &json!([])), "{answer}");
+}
+
+#[tokio::test]
+async fn an_answer_that_is_a_plugins_is_one_output() {
+    let store = tempfile::tempdir().unwrap();
+    let host = Host::start(store.path(), &["--bundle", &bundle()]).await;
+    let pipeline = json!({ "postprocess": { "plugin": "tabular@0.1.0" } });
+    let path = format!("{}/models/iris/pipeline", host.url);
+    let response = host.client.put(path).json(&pipeline).send().await.unwrap();
+    let (status, bound) = answer(response).await;
+    assert_eq!(status, 200, "{bound}");
+    let input = tensor("X", "FP32", &json!([1, 4]), &json!([6.3, 3.3, 6.0, 2.5]));
+    let (status, answer) = host.infer("iris", json!({ "inputs": [input] })).await;
+    assert_eq!(status, 200, "{answer}");
+    let output = &answer["outputs"][0];
+    assert_eq!(
+        (&output["name"], &output["datatype"], &output["shape"]),
+        (&json!("response"), &json!("BYTES"), &json!([1]))
+    );
+    let said: Value = serde_json::from_str(output["data"][0].as_str().unwrap()).unwrap();
+    assert_eq!(said["label"], "virginica");
+}
