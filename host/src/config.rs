@@ -208,9 +208,13 @@ pub struct LimitsConfig {
     #[arg(long, env = "NEXUS_UPLOAD_TIMEOUT", default_value = "30m", value_parser = humantime::parse_duration)]
     pub upload_timeout: Duration,
 
-    /// Size of an uploaded model.
+    /// Size of an uploaded model, with the files it keeps weights in; of an archive, packed and unpacked.
     #[arg(long, env = "NEXUS_MAX_UPLOAD_BYTES", default_value = "4GiB", value_name = "BYTES")]
     pub max_upload_bytes: ByteSize,
+
+    /// Files that an uploaded model may keep weights in, and files and folders of an uploaded archive.
+    #[arg(long, env = "NEXUS_MAX_MODEL_FILES", default_value_t = 4096, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_model_files: u32,
 
     /// Size of an uploaded label file.
     #[arg(long, env = "NEXUS_MAX_LABELS_BYTES", default_value = "8MiB", value_name = "BYTES")]

@@ -36,6 +36,8 @@ pub mod routes;
 pub mod server;
 /// Copies of requests, for versions on trial.
 pub mod shadow;
+/// Files on their way into the store.
+pub mod staging;
 /// Where models and plugins are kept.
 pub mod store;
 /// JSON log lines that carry the request's id.

@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::form::{FieldSpec, Form};
+use super::form::{FieldSpec, Form, FormSpec};
 use super::to_the_end;
 use crate::app::App;
 use crate::error::{Error, Result};
@@ -26,7 +26,8 @@ pub async fn upload(State(app): State<Arc<App>>, request: Request) -> Result<(St
     let permit = app.admit_upload()?;
     let limit = app.config.plugin.max_plugin_bytes;
     let file = FieldSpec { name: "file", limit, option: "--max-plugin-bytes" };
-    let mut form = Form::read(&app, request, file, &[FieldSpec::text("grants")]).await?;
+    let spec = FormSpec { file, data: None, fields: &[FieldSpec::text("grants")] };
+    let mut form = Form::read(&app, request, spec).await?;
     let grants = form.bytes("grants").map(|json| Grants::parse(&json)).transpose()?.unwrap_or_default();
     let file = form.file.ok_or_else(|| {
         Error::invalid_input("the form misses its file `file`, a WebAssembly component; it takes file and grants")
@@ -34,7 +35,7 @@ pub async fn upload(State(app): State<Arc<App>>, request: Request) -> Result<(St
     let plugins = app.plugins.clone();
     let plugin = to_the_end(async move {
         let _permit = permit;
-        plugins.add(NewPlugin { file: file.path, grants }).await
+        plugins.add(NewPlugin { file: file.file.path, grants }).await
     });
     let plugin = plugin.await?;
     Ok((StatusCode::CREATED, Json(json!({ "plugin": describe(&plugin) }))))

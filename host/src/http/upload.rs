@@ -1,5 +1,6 @@
 //! `POST /models/upload` and `POST /upload`: a model comes in, and serves.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,23 +10,24 @@ use axum::http::StatusCode;
 use bytesize::ByteSize;
 use serde_json::{Value, json};
 
-use super::form::{FieldSpec, Form};
+use super::form::{DataSpec, FieldSpec, Form, FormSpec, UploadedFile};
 use super::models::describe;
 use super::pipeline::read_pipeline;
 use super::to_the_end;
 use crate::app::App;
 use crate::error::{Error, Result};
-use crate::model::NewModel;
+use crate::model::{CameAs, NewModel, path_in_folder};
 
 /// Of a pipeline's JSON; a plugin's configuration may carry tables.
 pub const MAX_PIPELINE: ByteSize = ByteSize::mib(1);
 
-/// `file`, `id`, `name`, `version`, optional `labels` and `pipeline` → 201 with the model and what it takes.
+/// `file`, `id`, `name`, `version`, optional `data` (any number), `labels` and `pipeline` → 201 with the model and what it takes.
 pub async fn upload_model(State(app): State<Arc<App>>, request: Request) -> Result<(StatusCode, Json<Value>)> {
     let permit = app.admit_upload()?;
     let pipeline = FieldSpec { name: "pipeline", limit: MAX_PIPELINE, option: "" };
     let fields = [FieldSpec::text("id"), FieldSpec::text("name"), FieldSpec::text("version"), labels(&app), pipeline];
-    let mut form = Form::read(&app, request, model_file(&app, "file"), &fields).await?;
+    let spec = FormSpec { file: model_file(&app, "file"), data: Some(data(&app)), fields: &fields };
+    let mut form = Form::read(&app, request, spec).await?;
     let mut text = |name: &str| {
         form.text(name)?.ok_or_else(|| {
             Error::invalid_input(format!("the form misses its field `{name}`; it takes file, id, name, version"))
@@ -37,11 +39,12 @@ pub async fn upload_model(State(app): State<Arc<App>>, request: Request) -> Resu
     let file = form.file.ok_or_else(|| {
         Error::invalid_input("the form misses its file `file`, the ONNX model; it takes file, id, name, version")
     })?;
-    let new = NewModel { id, name, version, file: file.path, sha256: file.sha256, size: file.size, labels, pipeline };
+    let data = form.data;
     let models = app.models.clone();
     let model = to_the_end(async move {
         let _permit = permit;
-        models.add(&new).await
+        let files = models.take_files(came_as(file, data)?).await?;
+        models.add(&NewModel { id, name, version, files, labels, pipeline }).await
     });
     let model = model.await?;
     let known = app.models.registry.find(model.id(), Some(model.version()))?;
@@ -51,27 +54,20 @@ pub async fn upload_model(State(app): State<Arc<App>>, request: Request) -> Resu
 /// `model` and optional `labels`: an image classifier, the default one from now on.
 pub async fn upload_image_model(State(app): State<Arc<App>>, request: Request) -> Result<Json<Value>> {
     let permit = app.admit_upload()?;
-    let mut form = Form::read(&app, request, model_file(&app, "model"), &[labels(&app)]).await?;
+    let spec = FormSpec { file: model_file(&app, "model"), data: Some(data(&app)), fields: &[labels(&app)] };
+    let mut form = Form::read(&app, request, spec).await?;
     let labels = form.bytes("labels");
     let file = form.file.ok_or_else(|| {
         Error::invalid_input("the form misses its file `model`, an ONNX image classifier; it takes model and labels")
     })?;
     let name = file.name.clone().unwrap_or_else(|| "image-model.onnx".to_owned());
     let has_labels = labels.is_some();
-    let new = NewModel {
-        id: id_from_file_name(&name),
-        name,
-        version: String::new(),
-        file: file.path,
-        sha256: file.sha256,
-        size: file.size,
-        labels,
-        pipeline: None,
-    };
+    let (data, id, version) = (form.data, id_from_file_name(&name), String::new());
     let models = app.models.clone();
     let model = to_the_end(async move {
         let _permit = permit;
-        models.add_image_model(new).await
+        let files = models.take_files(came_as(file, data)?).await?;
+        models.add_image_model(NewModel { id, name, version, files, labels, pipeline: None }).await
     });
     let model = model.await?;
     let labels = has_labels.then(|| model.path.strip_suffix("model.onnx").map(|folder| format!("{folder}labels.json")));
@@ -86,6 +82,25 @@ pub async fn upload_image_model(State(app): State<Arc<App>>, request: Request) -
 
 fn model_file(app: &App, name: &'static str) -> FieldSpec {
     FieldSpec { name, limit: app.config.limits.max_upload_bytes, option: "--max-upload-bytes" }
+}
+
+/// Files that the model keeps weights in, under the names that it has for them.
+fn data(app: &App) -> DataSpec {
+    let most = app.config.limits.max_model_files as usize;
+    DataSpec { name: "data", most, option: "--max-model-files" }
+}
+
+fn came_as(file: UploadedFile, data: Vec<UploadedFile>) -> Result<CameAs> {
+    let mut named = BTreeMap::new();
+    for part in data {
+        let name = part.name.unwrap_or_default();
+        let path = path_in_folder(&name)
+            .map_err(|problem| Error::invalid_input(format!("a part `data` has the file name {name:?}: {problem}")))?;
+        if named.insert(path, part.file).is_some() {
+            return Err(Error::invalid_input(format!("two parts `data` have the file name {name:?}")));
+        }
+    }
+    Ok(CameAs { file: file.file, data: named })
 }
 
 fn labels(app: &App) -> FieldSpec {

@@ -9,6 +9,7 @@ use tokio::sync::Semaphore;
 
 use super::StoreHealth;
 use super::admission::Admission;
+use super::archive::ArchiveLimits;
 use super::layout::VersionMarks;
 use super::registry::{BoundPipeline, KnownVersion, Loading, ModelVersion, Registry, State};
 use super::repository::{Entry, Repository, RepositoryError, Sidecar};
@@ -31,6 +32,7 @@ pub struct Models {
     pub(super) plugins: Plugins,
     pub(super) metrics: Arc<Metrics>,
     pub(super) admission: Admission,
+    pub(super) archive_limits: ArchiveLimits,
     /// Held while what is bound to a model changes, or a version comes to serve: one at a time.
     pub(super) changes: Arc<Semaphore>,
     /// Time that a golden request may take.
@@ -54,6 +56,10 @@ impl Models {
             plugins,
             metrics,
             admission: Admission::new(&config.admission, &config.onnxruntime),
+            archive_limits: ArchiveLimits {
+                bytes: config.limits.max_upload_bytes.as_u64(),
+                files: config.limits.max_model_files as usize,
+            },
             changes: Arc::new(Semaphore::new(1)),
             predict_timeout: config.limits.predict_timeout,
             engine: config.engine.clone(),
@@ -213,7 +219,7 @@ impl Models {
         let runtime = self.runtime.clone();
         let name = format!("{}@{}", info.id, info.version);
         let limits = WorkerLimits {
-            instances: self.engine.instance_count(info.size),
+            instances: self.engine.instance_count(info.total_bytes()),
             queue_capacity: self.engine.queue_capacity as usize,
             output_bytes: to_usize(self.engine.max_output_bytes),
         };

@@ -3,9 +3,11 @@
 /// New models, tried in a process of their own.
 pub mod admission;
 mod alone;
+mod archive;
 mod bind;
 mod bundle;
 mod files;
+mod incoming;
 mod labels;
 mod layout;
 mod lifecycle;
@@ -20,7 +22,9 @@ mod upload;
 mod values;
 mod worker;
 
+pub use archive::{Archive, ArchiveLimits};
 pub use bind::{Golden, Rebound, describe};
+pub use incoming::{NewFiles, path_in_folder};
 pub use labels::parse as parse_labels;
 pub use layout::{ModelMarks, Snapshot, VersionMarks};
 pub use load::Models;
@@ -33,7 +37,7 @@ pub use repository::{
 pub use spec::{InputSpec, value_spec};
 pub use sync::{StoreHealth, StoreTrouble};
 pub use traffic::{Shadow, Sticky, Traffic};
-pub use upload::{IMAGE_PLUGIN, NewModel};
+pub use upload::{CameAs, IMAGE_PLUGIN, NewModel};
 pub use worker::{Inference, Runtime, WorkerLimits, Workers};
 
 use crate::error::{Error, Result};

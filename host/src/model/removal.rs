@@ -98,7 +98,9 @@ mod tests {
     }
 
     async fn publish(repository: &Repository, id: &str, version: &str) -> Result<String> {
-        let file = repository.scratch().join(format!("{id}-{version}"));
+        let folder = repository.scratch().join(format!("{id}-{version}"));
+        std::fs::create_dir_all(&folder).unwrap();
+        let file = folder.join("model.onnx");
         std::fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/../models/iris/1/model.onnx"), &file).unwrap();
         let metadata = crate::onnx::read_file(&file).unwrap();
         let sidecar = Sidecar {
@@ -112,7 +114,7 @@ mod tests {
             session_bytes: None,
             metadata,
         };
-        repository.publish(&sidecar, Some(&Bytes::from_static(b"[]")), &file).await
+        repository.publish(&sidecar, Some(&Bytes::from_static(b"[]")), &folder).await
     }
 
     fn files(folder: &Path) -> Vec<String> {

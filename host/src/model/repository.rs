@@ -1,8 +1,8 @@
 //! The store's layout of models, and the rule that makes a version visible: `models/<id>/<version>/model.onnx` is there.
 //!
 //! A version is published in three steps. The sidecar `model_info.json` is created first, and only if there is none: of
-//! two equal uploads one wins here. Then come the labels, and the model last, which the store shows whole or not at all.
-//! A sidecar without a model is an upload that did not end; a model without a sidecar came by hand and gets one.
+//! two equal uploads one wins here. Then come the labels, files that the model keeps weights in,
+//! and the model last, which the store shows whole or not at all. A sidecar without a model is an upload that did not end; a model without a sidecar came by hand and gets one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -12,6 +12,7 @@ use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::incoming::named_files;
 use super::labels;
 use super::layout::{CONFIG, LABELS, Layout, MODEL, Place, SIDECAR, Snapshot, TOMBSTONE};
 use super::traffic::Traffic;
@@ -342,6 +343,7 @@ impl Repository {
         if actual != sidecar.sha256 {
             return Err(RepositoryError::Changed { path, expected: sidecar.sha256, actual });
         }
+        self.check_data_files(entry, &sidecar.files).await?;
         let labels = match self.store.read(&self.layout.of_version(entry, LABELS)).await? {
             Some(json) => labels::parse(&json)
                 .map_err(|error| RepositoryError::corrupt(&self.layout.of_version(entry, LABELS), error.message))?,
@@ -365,8 +367,26 @@ impl Repository {
         Ok(sidecar)
     }
 
+    /// Files beside a model, there for ONNX Runtime to open and as they were uploaded.
+    async fn check_data_files(&self, entry: &Entry, files: &[DataFile]) -> Result<()> {
+        for data in files {
+            let path = self.layout.of_version(entry, &data.path);
+            let file = self.store.file(&path).await?;
+            let hashed = on_file(&file, |file| Ok(sha256_of_file(file)?)).await;
+            let actual = hashed.map_err(|error| RepositoryError::corrupt(&path, error))?;
+            if actual != data.sha256 {
+                return Err(RepositoryError::Changed { path, expected: data.sha256.clone(), actual });
+            }
+        }
+        Ok(())
+    }
+
     /// A sidecar for a model that came without: laid down by hand, or by Triton's conventions.
     async fn make_sidecar(&self, entry: &Entry, file: &Path) -> Result<Sidecar> {
+        for data in on_file(file, data_files).await? {
+            // Fetched from where the store is no folder.
+            self.store.file(&self.layout.of_version(entry, &data)).await?;
+        }
         let mut sidecar = describe(entry, file).await?;
         sidecar.uploaded_at = self.laid_down_at(entry).await?;
         Ok(sidecar)
@@ -414,11 +434,12 @@ impl Repository {
         Ok(latest + TimeDelta::microseconds(i64::try_from(earlier.len()).unwrap_or_default()))
     }
 
-    /// Publishes a version. `labels` is a label file as it came, checked before.
+    /// Publishes a version from a folder with `model.onnx` and the files that the sidecar names. `labels` is a label file
+    /// as it came, checked before.
     ///
     /// # Errors
     /// [`RepositoryError::Exists`], or the store's; nothing of the version is left then.
-    pub async fn publish(&self, sidecar: &Sidecar, labels: Option<&Bytes>, file: &Path) -> Result<String> {
+    pub async fn publish(&self, sidecar: &Sidecar, labels: Option<&Bytes>, folder: &Path) -> Result<String> {
         let entry = &Entry { id: sidecar.id.clone(), version: sidecar.version.clone() };
         self.claim(entry, sidecar).await?;
         let path = self.layout.of_version(entry, MODEL);
@@ -426,7 +447,11 @@ impl Repository {
             if let Some(labels) = labels {
                 self.store.replace(&self.layout.of_version(entry, LABELS), labels.clone()).await?;
             }
-            self.store.write_file(&path, file).await
+            for file in &sidecar.files {
+                let path = self.layout.of_version(entry, &file.path);
+                self.store.write_file(&path, &folder.join(&file.path)).await?;
+            }
+            self.store.write_file(&path, &folder.join(MODEL)).await
         };
         match written.await {
             Ok(()) => Ok(path),
@@ -444,14 +469,13 @@ impl Repository {
     /// # Errors
     /// As [`Repository::publish`], and a file that is not a model.
     pub async fn import(&self, entry: &Entry, folder: &Path) -> Result<()> {
-        let file = folder.join("model.onnx");
-        let sidecar = describe(entry, &file).await?;
+        let sidecar = describe(entry, &folder.join(MODEL)).await?;
         let labels = match tokio::fs::read(folder.join("labels.json")).await {
             Ok(labels) => Some(Bytes::from(labels)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(error.into()),
         };
-        self.publish(&sidecar, labels.as_ref(), &file).await?;
+        self.publish(&sidecar, labels.as_ref(), folder).await?;
         Ok(())
     }
 
@@ -546,10 +570,26 @@ impl RepositoryError {
     }
 }
 
+/// The files that a model names, as paths beside it.
+fn data_files(model: &Path) -> Result<Vec<String>> {
+    let named = named_files(&onnx::inspect_file(model)?);
+    named.map_err(|error| RepositoryError::corrupt(MODEL, error.message))
+}
+
 /// The sidecar of a file that came without one.
 async fn describe(entry: &Entry, file: &Path) -> Result<Sidecar> {
-    let (metadata, sha256, size) =
-        on_file(file, |file| Ok((onnx::read_file(file)?, sha256_of_file(file)?, file.metadata()?.len()))).await?;
+    let described = on_file(file, |file| {
+        let metadata = onnx::read_file(file)?;
+        let (sha256, size) = hash(file)?;
+        let folder = file.parent().unwrap_or(Path::new("."));
+        let data = data_files(file)?.into_iter().map(|path| {
+            let hashed = hash(&folder.join(&path));
+            let (sha256, size) = hashed.map_err(|error| RepositoryError::corrupt(&path, error))?;
+            Ok(DataFile { path, size, sha256 })
+        });
+        Ok((metadata, sha256, size, data.collect::<Result<_>>()?))
+    });
+    let (metadata, sha256, size, files) = described.await?;
     Ok(Sidecar {
         id: entry.id.clone(),
         name: entry.id.clone(),
@@ -557,10 +597,15 @@ async fn describe(entry: &Entry, file: &Path) -> Result<Sidecar> {
         sha256,
         size,
         uploaded_at: Utc::now(),
-        files: Vec::new(),
+        files,
         session_bytes: None,
         metadata,
     })
+}
+
+/// A file's sha256 and its size in bytes.
+fn hash(file: &Path) -> io::Result<(String, u64)> {
+    Ok((sha256_of_file(file)?, file.metadata()?.len()))
 }
 
 pub(super) fn to_json(value: &impl Serialize) -> Result<Bytes> {

@@ -1,18 +1,21 @@
 //! How an upload comes to serve: checked, loaded, bound, published.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use chrono::Utc;
-use tempfile::TempPath;
 
+use super::archive::Archive;
+use super::incoming::{CameWith, NewFiles, inspect};
 use super::load::Models;
 use super::registry::ModelVersion;
 use super::repository::{Entry, Pipeline, Settings, Sidecar, StageBinding, Stored};
 use super::{check_name, labels};
 use crate::error::{Error, ErrorCode, Result};
-use crate::onnx::{self, MetadataError, ModelMetadata};
+use crate::onnx::ModelMetadata;
+use crate::staging::StagedFile;
 
 /// The plugin that reads images for models uploaded as image models.
 pub const IMAGE_PLUGIN: &str = "image-classifier";
@@ -21,18 +24,40 @@ pub struct NewModel {
     pub id: String,
     pub name: String,
     pub version: String,
-    /// The file, removed when this is dropped.
-    pub file: TempPath,
-    pub sha256: String,
-    /// Bytes of the file.
-    pub size: u64,
+    pub files: NewFiles,
     /// A label file as it came.
     pub labels: Option<Bytes>,
     /// Plugins to bind; without, those that are set for the model.
     pub pipeline: Option<Pipeline>,
 }
 
+/// A model's file or an archive of it, and other files by their paths beside it, as a client sent them.
+pub struct CameAs {
+    pub file: StagedFile,
+    pub data: BTreeMap<String, StagedFile>,
+}
+
 impl Models {
+    /// Takes apart what came as an archive, and lays out the model's files as it names them.
+    ///
+    /// # Errors
+    /// It is no ONNX model, or files that it names are missing, too many, or outside of its folder.
+    pub async fn take_files(&self, came: CameAs) -> Result<NewFiles> {
+        let (scratch, limits) = (self.scratch().to_owned(), self.archive_limits);
+        let lay_out = move || {
+            let archive = Archive::of(&came.file.path).map_err(Error::internal)?;
+            let came = match archive {
+                Some(_) if !came.data.is_empty() => {
+                    return Err(Error::invalid_input("an archive holds all files; send no parts `data` beside it"));
+                }
+                Some(archive) => archive.unpack(&came.file.path, &scratch, limits)?,
+                None => CameWith { model: came.file, data: came.data, only_what_is_named: true },
+            };
+            NewFiles::lay_out(&scratch, came)
+        };
+        tokio::task::spawn_blocking(lay_out).await.map_err(Error::internal)?
+    }
+
     /// Checks, loads and publishes an upload; from then on it serves.
     ///
     /// # Errors
@@ -68,7 +93,7 @@ impl Models {
             // The configuration first: of a version that is not there yet it says nothing.
             self.set_pipeline_of(new, pipeline).await?;
         }
-        let published = self.repository.publish(&model.info, new.labels.as_ref(), &new.file).await;
+        let published = self.repository.publish(&model.info, new.labels.as_ref(), new.files.folder()).await;
         if published.is_err() && !is_set {
             self.change_config(&new.id, |config| *config = before.clone()).await?;
         }
@@ -139,22 +164,21 @@ impl Models {
         Ok(Pipeline { preprocess: Some(stage.clone()), postprocess: Some(stage), golden: None })
     }
 
-    /// Reads what the file says of itself, tries it in a process of its own, and loads it, with no plugins around it yet.
+    /// Tries the model in a process of its own, and loads it, with no plugins around it yet.
     async fn check(&self, new: &NewModel) -> Result<ModelVersion> {
         let class_labels = new.labels.as_deref().map(labels::parse).transpose()?.unwrap_or_default();
-        let file = new.file.to_path_buf();
-        let metadata = read_metadata(&file).await?;
-        let admitted = self.admission.admit(&file, new.size).await?;
+        let (files, file) = (&new.files, new.files.model());
+        let admitted = self.admission.admit(&file, files.total_bytes()).await?;
         let sidecar = Sidecar {
             id: new.id.clone(),
             name: new.name.clone(),
             version: new.version.clone(),
-            sha256: new.sha256.clone(),
-            size: new.size,
+            sha256: files.sha256.clone(),
+            size: files.size,
             uploaded_at: Utc::now(),
-            files: Vec::new(),
+            files: files.data.clone(),
             session_bytes: admitted.session_bytes,
-            metadata,
+            metadata: files.inspected.metadata.clone(),
         };
         let entry = Entry { id: new.id.clone(), version: new.version.clone() };
         self.make_room(&entry, self.memory_of(&sidecar))?;
@@ -164,7 +188,14 @@ impl Models {
     /// A version of the store, tried as an upload is where it did not come by one: laid down by hand, or bundled.
     pub(super) async fn admitted(&self, mut stored: Stored) -> Result<Stored> {
         if stored.sidecar.session_bytes.is_none() {
-            let admitted = self.admission.admit(&stored.file, stored.sidecar.size).await?;
+            let Sidecar { id, version, sha256, .. } = &stored.sidecar;
+            let known = self.registry.find(id, Some(version)).ok().and_then(|known| known.info);
+            // A store that cannot be written to does not remember.
+            stored.sidecar.session_bytes =
+                known.filter(|info| info.sha256 == *sha256).and_then(|info| info.session_bytes);
+        }
+        if stored.sidecar.session_bytes.is_none() {
+            let admitted = self.admission.admit(&stored.file, stored.sidecar.total_bytes()).await?;
             stored.sidecar.session_bytes = admitted.session_bytes;
             self.repository.keep_sidecar(&stored.sidecar).await;
         }
@@ -184,11 +215,8 @@ impl Models {
 /// `InvalidInput` where it is no ONNX model.
 pub(super) async fn read_metadata(file: &Path) -> Result<ModelMetadata> {
     let file = file.to_owned();
-    let metadata = tokio::task::spawn_blocking(move || onnx::read_file(&file)).await.map_err(Error::internal)?;
-    metadata.map_err(|error| match error {
-        MetadataError::Read(error) => Error::internal(error),
-        error => Error::invalid_input(error.to_string()),
-    })
+    let inspected = tokio::task::spawn_blocking(move || inspect(&file)).await.map_err(Error::internal)?;
+    Ok(inspected?.metadata)
 }
 
 pub(super) fn names_plugin(stage: &StageBinding, name: &str) -> bool {

@@ -1,7 +1,7 @@
 //! What an ONNX file says of itself: versions, inputs and outputs, read without its weights.
 //!
 //! Field numbers and meanings are those of `onnx.proto` (<https://github.com/onnx/onnx/blob/main/onnx/onnx.proto>).
-//! The top level and the graph are walked by hand, so that weights, nodes and doc strings are stepped over and a hostile
+//! The top level, graphs and nodes are walked by hand, so that weights and doc strings are stepped over and a hostile
 //! file cannot make the host allocate; only small messages, such as one input's type, are decoded by prost.
 //!
 //! A file is read with seeks and a small buffer, not through a memory map: touching 400 places of a mapped 1 GiB file
@@ -9,12 +9,14 @@
 //! file that someone truncates ends the process with SIGBUS.
 
 pub mod empty_sequence;
+mod nodes;
 mod proto;
 mod reader;
 #[cfg(test)]
 mod tests;
 mod wire;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufReader, Cursor};
 use std::path::Path;
@@ -124,20 +126,46 @@ pub enum MetadataError {
     DuplicateInput(String),
 }
 
-/// Reads a file's metadata. Blocks on the disk, for milliseconds.
+/// What a model's file says of itself, and what it needs beside itself.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelFile {
+    pub metadata: ModelMetadata,
+    /// Files that hold weights, as the model names them: any text.
+    pub data_files: BTreeSet<String>,
+    /// Operators of domains that ONNX Runtime does not know and that are no functions of the model, as `domain.Name`.
+    pub custom_operators: Vec<String>,
+}
+
+/// Reads what a file says of itself and needs beside itself. Blocks on the disk, for milliseconds.
 ///
 /// # Errors
 /// The file cannot be read, is not an ONNX model, or has more parts than the host reads.
-pub fn read_file(path: &Path) -> Result<ModelMetadata, MetadataError> {
+pub fn inspect_file(path: &Path) -> Result<ModelFile, MetadataError> {
     let file = File::open(path)?;
     let length = file.metadata()?.len();
     reader::read(BufReader::with_capacity(4 * 1024, file), length)
 }
 
-/// Reads the metadata of a model that is in memory.
+/// Reads the same of a model that is in memory.
 ///
 /// # Errors
-/// As [`read_file`], less those of the disk.
-pub fn read(bytes: &[u8]) -> Result<ModelMetadata, MetadataError> {
+/// As [`inspect_file`], less those of the disk.
+pub fn inspect(bytes: &[u8]) -> Result<ModelFile, MetadataError> {
     reader::read(Cursor::new(bytes), bytes.len() as u64)
+}
+
+/// A file's metadata alone.
+///
+/// # Errors
+/// As [`inspect_file`].
+pub fn read_file(path: &Path) -> Result<ModelMetadata, MetadataError> {
+    inspect_file(path).map(|file| file.metadata)
+}
+
+/// The metadata alone of a model that is in memory.
+///
+/// # Errors
+/// As [`inspect`].
+pub fn read(bytes: &[u8]) -> Result<ModelMetadata, MetadataError> {
+    inspect(bytes).map(|file| file.metadata)
 }

@@ -5,9 +5,10 @@ use std::io::{BufRead, Seek};
 
 use prost::Message;
 
+use super::nodes::Needs;
 use super::proto::{OperatorSetId, StringStringEntry, ValueInfoProto};
 use super::wire::{Field, Span, Wire, malformed};
-use super::{MetadataError, ModelMetadata, ValueInfo, ValueKind};
+use super::{MetadataError, ModelFile, ModelMetadata, ValueInfo, ValueKind};
 
 /// Field numbers of `ModelProto`.
 mod model {
@@ -17,6 +18,7 @@ mod model {
     pub(super) const GRAPH: u32 = 7;
     pub(super) const OPSET_IMPORT: u32 = 8;
     pub(super) const METADATA_PROPS: u32 = 14;
+    pub(super) const FUNCTIONS: u32 = 25;
 }
 
 /// Field numbers of `GraphProto`.
@@ -28,11 +30,6 @@ mod graph {
     pub(super) const SPARSE_INITIALIZER: u32 = 15;
 }
 
-/// The name of a `TensorProto`.
-const TENSOR_NAME: u32 = 8;
-/// The values of a `SparseTensorProto`, a `TensorProto` whose name is the sparse tensor's.
-const SPARSE_TENSOR_VALUES: u32 = 1;
-
 /// From this IR version on, an initializer need not be an input; one that is gives the input's default.
 const IR_VERSION_OF_OPTIONAL_INPUTS: i64 = 4;
 
@@ -42,7 +39,7 @@ const MOST_ITEM_BYTES: u64 = 64 * 1024;
 const MOST_AXES: usize = 255;
 
 /// How much of one kind of part the host keeps, and how much it has.
-struct Allowance {
+pub(super) struct Allowance {
     what: &'static str,
     most: u64,
     most_bytes: u64,
@@ -51,7 +48,7 @@ struct Allowance {
 }
 
 impl Allowance {
-    fn new(what: &'static str, most: u64, most_bytes: u64) -> Allowance {
+    pub(super) fn new(what: &'static str, most: u64, most_bytes: u64) -> Allowance {
         Allowance { what, most, most_bytes, count: 0, bytes: 0 }
     }
 
@@ -60,7 +57,7 @@ impl Allowance {
     }
 
     /// Counts a part that starts at byte `offset`.
-    fn take(&mut self, offset: u64, bytes: u64) -> Result<(), MetadataError> {
+    pub(super) fn take(&mut self, offset: u64, bytes: u64) -> Result<(), MetadataError> {
         if !self.fits(bytes) {
             let Allowance { what, most, most_bytes, .. } = self;
             return Err(limit(offset, format!("more than {most} {what}, or more than {most_bytes} bytes of them")));
@@ -72,7 +69,7 @@ impl Allowance {
 }
 
 /// Reads a model of `length` bytes at whose start `source` stands.
-pub(super) fn read<R: BufRead + Seek>(source: R, length: u64) -> Result<ModelMetadata, MetadataError> {
+pub(super) fn read<R: BufRead + Seek>(source: R, length: u64) -> Result<ModelFile, MetadataError> {
     if length == 0 {
         return Err(MetadataError::Empty);
     }
@@ -81,8 +78,9 @@ pub(super) fn read<R: BufRead + Seek>(source: R, length: u64) -> Result<ModelMet
     reader.finish()
 }
 
-struct Reader<R> {
-    wire: Wire<R>,
+pub(super) struct Reader<R> {
+    pub(super) wire: Wire<R>,
+    pub(super) needs: Needs,
     metadata: ModelMetadata,
     has_graph: bool,
     initializers: HashSet<Vec<u8>>,
@@ -96,6 +94,7 @@ impl<R: BufRead + Seek> Reader<R> {
     fn new(source: R) -> Reader<R> {
         Reader {
             wire: Wire::new(source),
+            needs: Needs::new(),
             metadata: ModelMetadata {
                 ir_version: 0,
                 opset: Vec::new(),
@@ -129,6 +128,7 @@ impl<R: BufRead + Seek> Reader<R> {
                 }
                 model::OPSET_IMPORT => self.read_opset(&field)?,
                 model::METADATA_PROPS => self.read_metadata_prop(&field)?,
+                model::FUNCTIONS => self.read_function(field.span()?)?,
                 _ => {}
             }
         }
@@ -148,12 +148,14 @@ impl<R: BufRead + Seek> Reader<R> {
                     self.metadata.outputs.push(output);
                 }
                 graph::INITIALIZER => {
-                    if let Some(name) = self.tensor_name(field.span()?)? {
-                        self.keep_initializer(name)?;
-                    }
+                    let name = self.read_tensor(field.span()?)?;
+                    self.keep_initializer(name)?;
                 }
-                graph::SPARSE_INITIALIZER => self.read_sparse_initializer(field.span()?)?,
-                _ => {}
+                graph::SPARSE_INITIALIZER => {
+                    let name = self.read_sparse_tensor(field.span()?)?;
+                    self.keep_initializer(name)?;
+                }
+                _ => self.read_needs_of_graph(&field, 1)?,
             }
         }
         Ok(())
@@ -194,35 +196,15 @@ impl<R: BufRead + Seek> Reader<R> {
         Ok(())
     }
 
-    fn read_sparse_initializer(&mut self, mut rest: Span) -> Result<(), MetadataError> {
-        let mut name = None;
-        while let Some(field) = self.wire.field(&mut rest)? {
-            if field.number == SPARSE_TENSOR_VALUES {
-                name = self.tensor_name(field.span()?)?.or(name);
-            }
-        }
-        name.map_or(Ok(()), |name| self.keep_initializer(name))
-    }
-
-    /// Where a tensor's name is. Its elements, which mostly follow the name, are stepped over.
-    fn tensor_name(&mut self, mut rest: Span) -> Result<Option<Span>, MetadataError> {
-        let mut name = None;
-        while let Some(field) = self.wire.field(&mut rest)? {
-            if field.number == TENSOR_NAME {
-                name = Some(field.span()?);
-            }
-        }
-        Ok(name)
-    }
-
-    fn keep_initializer(&mut self, name: Span) -> Result<(), MetadataError> {
+    fn keep_initializer(&mut self, name: Option<Span>) -> Result<(), MetadataError> {
+        let Some(name) = name else { return Ok(()) };
         self.initializers_allowed.take(name.start, name.len())?;
         let name = self.small_bytes(name)?;
         self.initializers.insert(name);
         Ok(())
     }
 
-    fn small_bytes(&mut self, span: Span) -> Result<Vec<u8>, MetadataError> {
+    pub(super) fn small_bytes(&mut self, span: Span) -> Result<Vec<u8>, MetadataError> {
         if span.len() > MOST_ITEM_BYTES {
             return Err(limit(span.start, format!("a name, input or output of more than {MOST_ITEM_BYTES} bytes")));
         }
@@ -234,13 +216,13 @@ impl<R: BufRead + Seek> Reader<R> {
         self.small_bytes(field.span()?).map(|bytes| lossy(&bytes))
     }
 
-    fn decode<M: Message + Default>(&mut self, field: &Field, what: &str) -> Result<M, MetadataError> {
+    pub(super) fn decode<M: Message + Default>(&mut self, field: &Field, what: &str) -> Result<M, MetadataError> {
         let bytes = self.small_bytes(field.span()?)?;
         M::decode(bytes.as_slice()).map_err(|error| malformed(field.offset, format!("the {what} is damaged: {error}")))
     }
 
     /// What only the whole file tells: whether anything is missing, and which inputs are weights.
-    fn finish(self) -> Result<ModelMetadata, MetadataError> {
+    fn finish(self) -> Result<ModelFile, MetadataError> {
         let mut metadata = self.metadata;
         if metadata.ir_version <= 0 {
             return Err(MetadataError::Missing("ir_version"));
@@ -261,14 +243,15 @@ impl<R: BufRead + Seek> Reader<R> {
         if metadata.ir_version < IR_VERSION_OF_OPTIONAL_INPUTS {
             metadata.inputs.retain(|input| !input.optional);
         }
-        Ok(metadata)
+        let custom_operators = self.needs.custom_operators();
+        Ok(ModelFile { metadata, data_files: self.needs.data_files, custom_operators })
     }
 }
 
-fn lossy(bytes: &[u8]) -> String {
+pub(super) fn lossy(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-fn limit(offset: u64, what: String) -> MetadataError {
+pub(super) fn limit(offset: u64, what: String) -> MetadataError {
     MetadataError::Limit { offset, what }
 }

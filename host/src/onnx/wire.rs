@@ -4,8 +4,8 @@ use std::io::{BufRead, Read, Seek};
 
 use super::MetadataError;
 
-/// Fields walked at most, over the whole file: a field for each node and weight, and some more for each weight.
-const MOST_FIELDS: u64 = 4_000_000;
+/// Fields walked at most, over the whole file: some for each node, attribute and weight.
+const MOST_FIELDS: u64 = 16_000_000;
 
 /// A part of the file.
 #[derive(Debug, Clone, Copy)]
@@ -103,6 +103,11 @@ impl<R: BufRead + Seek> Wire<R> {
             Content::Fixed(span) | Content::Length(span) => span.end,
         };
         Ok(Some(Field { number, offset, content }))
+    }
+
+    /// Leaves the last field out of the count.
+    pub(super) fn uncount(&mut self) {
+        self.fields -= 1;
     }
 
     /// The bytes of a part that is known to be small.

@@ -137,7 +137,6 @@ async fn a_model_laid_down_by_hand_is_tried_too_and_keeps_what_was_seen() {
     assert!(sidecar["session_bytes"].as_u64().unwrap() > 100_000, "{sidecar}");
     let (status, answer) = host.predict(json!({ "model_id": "trap", "features": [] })).await;
     assert_ne!(status, 200, "{answer}");
-    assert!(!folder.join("model_info.json").exists());
 }
 
 /// The next number of a small generator (xorshift), so that every run sees the same bytes.

@@ -6,6 +6,7 @@ mod author;
 mod binary;
 mod cache;
 mod client;
+mod external_data;
 mod faults;
 mod file_type;
 mod guests;

@@ -76,6 +76,16 @@ pub fn weight(name: &str, shape: &[i64], values: &[f32]) -> Message {
     tensor.varint(2, 1).bytes(8, name).bytes(9, data)
 }
 
+/// A float32 weight whose elements are in another file, as many bytes from `offset` on as its shape takes.
+pub fn external_weight(name: &str, shape: &[i64], location: &str, offset: u64) -> Message {
+    let tensor = shape.iter().fold(Message::default(), |tensor, &size| tensor.varint(1, size as u64));
+    let pair = |key: &str, value: &str| Message::default().bytes(1, key).bytes(2, value);
+    let length = 4 * shape.iter().product::<i64>();
+    let tensor = tensor.varint(2, 1).bytes(8, name).message(13, pair("location", location));
+    let tensor = tensor.message(13, pair("offset", &offset.to_string()));
+    tensor.message(13, pair("length", &length.to_string())).varint(14, 1)
+}
+
 /// An int64 weight.
 pub fn int_weight(name: &str, shape: &[i64], values: &[i64]) -> Message {
     let tensor = shape.iter().fold(Message::default(), |tensor, &size| tensor.varint(1, size as u64));
@@ -96,6 +106,13 @@ pub fn model(nodes: Vec<Message>, weights: Vec<Message>, inputs: Vec<Message>, o
 pub fn identity(datatype: i32, shape: &[i64]) -> Vec<u8> {
     let node = node("Identity", &["x"], &["y"]);
     model(vec![node], vec![], vec![value("x", datatype, shape)], vec![value("y", datatype, shape)])
+}
+
+/// A model of an older format and opset that returns the two floats it is given.
+pub fn old_identity(ir_version: u64, opset: u64) -> Vec<u8> {
+    let graph = Message::default().message(1, node("Identity", &["x"], &["y"])).bytes(2, "old");
+    let graph = graph.message(11, value("x", 1, &[2])).message(12, value("y", 1, &[2]));
+    Message::default().varint(1, ir_version).message(7, graph).message(8, Message::default().varint(2, opset)).finish()
 }
 
 /// `sum` of `left` and `right`, float32 of any length.
