@@ -1,10 +1,11 @@
-// What the server says is wrong with it, at the top of the page: plugins it leaves alone, models it could not load.
+// What the server says is wrong with it, at the top of the page: a store that does not answer, plugins it
+// leaves alone, models it could not load.
 
 import { byId, call, element, isObject, list } from "./common.js";
 
 const seconds = 1000;
 const usualPause = 30 * seconds;
-const pauseWhileOpen = 5 * seconds; // A circuit closes by itself.
+const pauseWhileOpen = 5 * seconds; // A circuit closes by itself, and a store comes back.
 
 let timer;
 let shown = "";
@@ -21,7 +22,10 @@ function warningsOf(health) {
     `${model.id}${model.version ? `, version ${model.version},` : ""} could not be loaded.`,
     String(model.reason ?? ""),
   ]);
-  return [...circuits, ...skipped];
+  const store = health.store?.reachable === false
+    ? [[`The store has not answered since ${new Date(health.store.since).toLocaleTimeString()}. What is loaded serves on.`, String(health.store.error ?? "")]]
+    : [];
+  return [...store, ...circuits, ...skipped];
 }
 
 /** Asks the server how it is, now and again after a while. That it does not answer, the lists say already. */
@@ -31,7 +35,7 @@ export async function checkHealth() {
   try {
     const { body } = await call("health");
     const warnings = warningsOf(body);
-    if (list(body.open_circuits).length) pause = pauseWhileOpen;
+    if (list(body.open_circuits).length || body.store?.reachable === false) pause = pauseWhileOpen;
     // What is shown already is not read out again.
     const key = JSON.stringify(warnings);
     if (key !== shown) byId("warnings").replaceChildren(...warnings.map(([title, why]) => warning(title, why)));

@@ -1,6 +1,7 @@
 // The browser test of versions and traffic: they come, are unloaded, share the requests, and go.
 
 import assert from "node:assert/strict";
+import { rename } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import { agree, answerOf, step, textOf, visible } from "./smoke-steps.mjs";
 
@@ -9,6 +10,26 @@ const id = "smoke-versions";
 const row = (version) => `#versions-list li[data-version="${version}"]`;
 const button = (version, action) => `${row(version)} [data-action=${action}]`;
 const weight = (version) => `#traffic-weights input[data-version="${version}"]`;
+
+/** A protobuf message of fields, each with its number and a number below 128, a text or another message. */
+function message(...fields) {
+  const length = (size) => (size < 128 ? [size] : [(size & 127) | 128, size >> 7]);
+  const encode = ([field, value]) => {
+    if (typeof value === "number") return Buffer.from([field << 3, value]);
+    const bytes = Buffer.from(value);
+    return Buffer.concat([Buffer.from([(field << 3) | 2, ...length(bytes.length)]), bytes]);
+  };
+  return Buffer.concat(fields.map(encode));
+}
+
+/** A model that adds two floats from the file `w.bin` to its input: `onnx.proto` has the numbers. */
+function modelWithData() {
+  const value = (name) => message([1, name], [2, message([1, message([1, 1], [2, message([1, message([1, 2])])])])]);
+  const weight = message([1, 2], [2, 1], [8, "w"], [13, message([1, "location"], [2, "w.bin"])], [14, 1]);
+  const node = message([1, "x"], [1, "w"], [2, "y"], [4, "Add"]);
+  const graph = message([1, node], [2, "test"], [5, weight], [11, value("x")], [12, value("y")]);
+  return message([1, 8], [7, graph], [8, message([2, 17])]);
+}
 
 async function upload(page, version) {
   await page.setInputFiles("#add-file", iris);
@@ -24,7 +45,23 @@ async function shows(page, selector, ...expected) {
 
 const apply = (page) => answerOf(page, `/models/${id}/traffic`, () => page.click("#traffic-save"), "PUT");
 
-export async function driveVersions(page) {
+export async function driveVersions(page, store) {
+  await step(page, "A model whose weights lie in a file of their own", async () => {
+    const file = (name, buffer) => ({ name, mimeType: "application/octet-stream", buffer });
+    const submit = () => answerOf(page, "/models/upload", () => page.click("#add-submit"));
+    await page.setInputFiles("#add-file", file("adds.onnx", modelWithData()));
+    assert.equal(await page.inputValue("#add-id"), "adds");
+    const alone = await submit();
+    assert.equal(alone.status, 400, JSON.stringify(alone.body));
+    assert.match(await textOf(page, "#add-error"), /w\.bin/);
+    await page.setInputFiles("#add-data", file("w.bin", Buffer.from(new Float32Array([10, 20]).buffer)));
+    const whole = await submit();
+    assert.equal(whole.status, 201, JSON.stringify(whole.body));
+    await page.fill("#features", "[1, 1]");
+    const answer = await answerOf(page, "/predict", () => page.click("#features-submit"));
+    assert.deepEqual(answer.body.prediction, [11, 21], JSON.stringify(answer.body));
+  });
+
   await step(page, "The versions of a model are shown with what they cost", async () => {
     for (const version of ["1", "2", "10"]) await upload(page, version);
     await page.click(`#models-list li[data-id="${id}"][data-version="2"] [data-action=versions]`);
@@ -126,5 +163,20 @@ export async function driveVersions(page) {
     assert.equal(whole.status, 200, JSON.stringify(whole.body));
     await page.waitForSelector(`#models-list li[data-id="${id}"]`, { state: "detached" });
     assert.equal(await page.locator("#versions-model option", { hasText: id }).count(), 0);
+  });
+
+  await step(page, "A store that is gone is warned of, until it is back", async () => {
+    const refreshUntil = async (state) => {
+      for (let tries = 0; tries < 60; tries += 1) {
+        await answerOf(page, "/health", () => page.click("#models-refresh"), "GET");
+        const warned = page.locator("#warnings .warning", { hasText: "The store has not answered since" });
+        if (await warned.waitFor({ state, timeout: 500 }).then(() => true, () => false)) return;
+      }
+      assert.fail(`the warning should be ${state}`);
+    };
+    await rename(store, `${store}-gone`);
+    await refreshUntil("visible");
+    await rename(`${store}-gone`, store);
+    await refreshUntil("detached");
   });
 }

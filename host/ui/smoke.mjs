@@ -253,7 +253,7 @@ async function drive(page, said, server, pictures, folder) {
     await expectCat(page, await answerOf(page, "/predict", () => page.setInputFiles("#image-file", cat)));
   });
 
-  await driveVersions(page);
+  await driveVersions(page, join(folder, "store"));
 
   await drivePlugins(page);
 

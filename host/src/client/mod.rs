@@ -22,10 +22,10 @@ pub use remove::RemoveOptions;
 pub enum ModelsCommand {
     /// Bring models to a host: a file, an archive, a folder with one version, or a repository with many.
     ///
-    /// FILE is a .onnx, or a .zip or .tar.gz of a model with its external data. FOLDER is one version (model.onnx, and beside
-    /// it labels.json and external data), or a repository: <version>/model.onnx, <id>/<version>/model.onnx or
+    /// FILE is a .onnx, or a .zip, .tar or .tar.gz of a model with its external data. FOLDER is one version (model.onnx, and
+    /// beside it labels.json), or a repository: <version>/model.onnx, <id>/<version>/model.onnx or
     /// models/<id>/<version>/model.onnx. Of a repository every version is brought, the oldest first; what the host has
-    /// already is left as it is.
+    /// already is left as it is. Files that a .onnx keeps weights in are found by the names that it has for them.
     Push(PushOptions),
     /// Copy a model from a host into a folder that `--store` or Triton can serve: <out>/<id>/<version>/model.onnx.
     ///

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
-use futures_util::TryStreamExt;
+use futures_util::{TryStreamExt, stream};
 use reqwest::Body;
 use reqwest::multipart::{Form, Part};
 use tokio_util::io::ReaderStream;
@@ -44,7 +44,7 @@ pub struct PushOptions {
     #[arg(long, value_name = "FILE")]
     pipeline: Option<PathBuf>,
 
-    /// A file of external data, for a model that is a single file: beside it, or in a folder beside it; repeatable.
+    /// A file that the model keeps weights in, where it does not lie beside the model as the model names it; repeatable.
     #[arg(long, value_name = "FILE")]
     data: Vec<PathBuf>,
 
@@ -79,9 +79,6 @@ async fn push_one(api: &Api, mut version: Version, options: &PushOptions) -> Res
     version.version = options.version.clone().or(version.version);
     version.name = options.name.clone().or(version.name);
     version.labels = options.labels.clone().or(version.labels);
-    for data in &options.data {
-        version.data.push((path_beside(&version.model, data)?, data.clone()));
-    }
     let known = api.versions().await?;
     let number = version.version.take().unwrap_or_else(|| next_version(&known, &version.id));
     check_name("version", &number)?;
@@ -93,7 +90,7 @@ async fn push_one(api: &Api, mut version: Version, options: &PushOptions) -> Res
             options.host.url
         ));
     }
-    push(api, &version, &number, options.pipeline.as_deref()).await
+    push(api, &version, &number, options).await
 }
 
 /// Pushes what the host does not have. A version that it refuses does not keep the others from coming.
@@ -115,7 +112,7 @@ async fn push_all(api: &Api, versions: Vec<Version>, options: &PushOptions) -> R
         let pushed = if known.iter().any(|known| known.id == *id && known.version == number) {
             compare(api, version, number).await
         } else {
-            push(api, version, number, None).await
+            push(api, version, number, options).await
         };
         if let Err(problem) = pushed {
             eprintln!("{id}, version {number}: {problem}");
@@ -129,32 +126,41 @@ async fn push_all(api: &Api, versions: Vec<Version>, options: &PushOptions) -> R
     }
 }
 
-/// A version that the host has already is well where it is the same model.
+/// A version that the host has already is well where it is the same model with the same data.
 async fn compare(api: &Api, version: &Version, number: &str) -> Result<(), String> {
-    let files = api.files(&version.id, number).await?;
+    let remote = api.files(&version.id, number).await?;
     let model = version.model.clone();
-    let sha256 =
-        tokio::task::spawn_blocking(move || sha256_of_file(&model)).await.map_err(|error| error.to_string())?;
-    let sha256 = sha256.map_err(|error| format!("cannot read {}: {error}", version.model.display()))?;
-    if files.iter().any(|file| file.path == "model.onnx" && file.sha256 == sha256) {
+    let hashed = tokio::task::spawn_blocking(move || {
+        let data = source::external_data(&model, &[])?;
+        let files = [("model.onnx".to_owned(), model)].into_iter().chain(data);
+        let hash = |(path, file): (String, PathBuf)| {
+            let sha256 = sha256_of_file(&file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+            Ok((path, sha256))
+        };
+        files.map(hash).collect::<Result<Vec<_>, String>>()
+    });
+    let hashed = hashed.await.map_err(|error| error.to_string())??;
+    let has =
+        |(path, sha256): &(String, String)| remote.iter().any(|file| file.path == *path && file.sha256 == *sha256);
+    if hashed.iter().all(has) {
         println!("{}, version {number}, is there already", version.id);
         return Ok(());
     }
     Err("the host has another model under this version".to_owned())
 }
 
-async fn push(api: &Api, version: &Version, number: &str, pipeline: Option<&Path>) -> Result<(), String> {
+async fn push(api: &Api, version: &Version, number: &str, options: &PushOptions) -> Result<(), String> {
     let started = Instant::now();
     let id = &version.id;
     check_name("id", id)?;
-    let attached = attachments(version, pipeline).await?;
+    let attached = attachments(version, options).await?;
     let bytes = attached.iter().map(|attached| attached.size).sum();
     let progress = Progress::start(format!("pushing {id}, version {number}"), bytes);
     let name = version.name.clone().unwrap_or_else(|| id.clone());
     let mut form = Form::new().text("id", id.clone()).text("name", name).text("version", number.to_owned());
     for (position, file) in attached.iter().enumerate() {
         let is_last = position + 1 == attached.len();
-        form = form.part(file.field, part(file, &progress, is_last).await?);
+        form = form.part(file.field, part(file, &progress, is_last));
     }
     let uploaded = api.upload(form).await;
     progress.end();
@@ -164,11 +170,13 @@ async fn push(api: &Api, version: &Version, number: &str, pipeline: Option<&Path
 }
 
 /// The form's files: small ones first, the model last.
-async fn attachments(version: &Version, pipeline: Option<&Path>) -> Result<Vec<Attached>, String> {
+async fn attachments(version: &Version, options: &PushOptions) -> Result<Vec<Attached>, String> {
+    let (model, given) = (version.model.clone(), options.data.clone());
+    let data = tokio::task::spawn_blocking(move || source::external_data(&model, &given)).await;
+    let data = data.map_err(|error| error.to_string())??.into_iter().map(|(path, file)| ("data", path, file));
     let plain = |field, file: &Path| (field, source::name_of(file), file.to_owned());
-    let small = [("labels", version.labels.as_deref()), ("pipeline", pipeline)];
+    let small = [("labels", version.labels.as_deref()), ("pipeline", options.pipeline.as_deref())];
     let small = small.into_iter().filter_map(|(field, file)| Some(plain(field, file?)));
-    let data = version.data.iter().map(|(path, file)| ("data", path.clone(), file.clone()));
     let mut attached = Vec::new();
     for (field, name, file) in small.chain(data).chain([plain("file", &version.model)]) {
         let metadata = tokio::fs::metadata(&file).await;
@@ -182,35 +190,24 @@ async fn attachments(version: &Version, pipeline: Option<&Path>) -> Result<Vec<A
 }
 
 /// A file as a part of the form, read as it is sent.
-async fn part(attached: &Attached, progress: &Progress, is_last: bool) -> Result<Part, String> {
+fn part(attached: &Attached, progress: &Progress, is_last: bool) -> Part {
     let Attached { file, name, size, .. } = attached;
-    let opened = tokio::fs::File::open(file).await;
-    let opened = opened.map_err(|error| format!("cannot read {}: {error}", file.display()))?;
-    let progress = progress.clone();
-    let mut left = *size;
-    let content = ReaderStream::with_capacity(opened, READ_BYTES).inspect_ok(move |chunk| {
+    let (file, mut left, progress) = (file.clone(), *size, progress.clone());
+    // Opened when it is its turn: a model may keep each of a thousand tensors in a file.
+    let opened = stream::once(tokio::fs::File::open(file));
+    let content = opened.map_ok(|file| ReaderStream::with_capacity(file, READ_BYTES)).try_flatten();
+    let content = content.inspect_ok(move |chunk| {
         progress.advance(chunk.len());
         left = left.saturating_sub(chunk.len() as u64);
         if is_last && left == 0 {
             progress.wait("the host checks and loads it".to_owned());
         }
     });
-    Ok(Part::stream_with_length(Body::wrap_stream(content), *size).file_name(name.clone()))
+    Part::stream_with_length(Body::wrap_stream(content), *size).file_name(name.clone())
 }
 
 /// One more than the highest number among a model's versions.
 fn next_version(known: &[Listed], id: &str) -> String {
     let numbers = known.iter().filter(|known| known.id == id).filter_map(|known| known.version.parse::<u64>().ok());
     numbers.max().unwrap_or(0).saturating_add(1).to_string()
-}
-
-/// A data file's path as the model has it: relative to the folder that the model is in.
-fn path_beside(model: &Path, data: &Path) -> Result<String, String> {
-    let cannot_read = |error: std::io::Error| format!("cannot read {}: {error}", data.display());
-    let data = data.canonicalize().map_err(cannot_read)?;
-    let folder = model.parent().unwrap_or(Path::new("/"));
-    let path = data.strip_prefix(folder).ok().and_then(Path::to_str).map(str::to_owned);
-    path.ok_or_else(|| {
-        format!("--data {}: expected a file in {}, where the model is", data.display(), folder.display())
-    })
 }

@@ -1,18 +1,18 @@
 //! What a file or a folder on this machine's disk has to push: one version of a model, or a repository of many.
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
-use crate::model::version_key;
+use crate::model::{path_in_folder, version_key};
+use crate::onnx;
 
-/// Files of a version's folder that are not external data: the host's own, Triton's, and notes for people.
-const NO_DATA: [&str; 5] = ["labels.json", "model_info.json", "config.pbtxt", "README.md", "LICENSE"];
-/// How deep external data may lie in a version's folder.
-const MAX_DEPTH: usize = 8;
+/// Endings of files with more than one model's own file in them, which the host takes apart.
+const ARCHIVES: [&str; 4] = [".tar.gz", ".tgz", ".tar", ".zip"];
 
 /// One version on this machine's disk.
 #[derive(Debug)]
@@ -25,8 +25,6 @@ pub(super) struct Version {
     /// The model, or an archive with it.
     pub model: PathBuf,
     pub labels: Option<PathBuf>,
-    /// External data, by the paths that the model has for it.
-    pub data: Vec<(String, PathBuf)>,
     uploaded_at: Option<DateTime<Utc>>,
 }
 
@@ -89,21 +87,18 @@ fn of_folder(folder: &Path) -> io::Result<Option<Source>> {
 impl Version {
     fn of_file(model: PathBuf) -> Version {
         let name = name_of(&model);
-        let endings = [".tar.gz", ".tgz", ".zip", ".onnx"];
-        let id = endings.iter().find_map(|ending| name.strip_suffix(ending)).unwrap_or(&name).to_owned();
-        Version { id, version: None, name: None, model, labels: None, data: Vec::new(), uploaded_at: None }
+        let mut endings = ARCHIVES.iter().chain(&[".onnx"]);
+        let id = endings.find_map(|ending| name.strip_suffix(ending)).unwrap_or(&name).to_owned();
+        Version { id, version: None, name: None, model, labels: None, uploaded_at: None }
     }
 
     /// What lies in one folder; `None` where no model does.
     fn of_folder(folder: &Path) -> io::Result<Option<Version>> {
         let Some(model) = model_in(folder)? else { return Ok(None) };
-        let mut data = Vec::new();
-        collect_data(folder, "", MAX_DEPTH, &mut data)?;
-        data.retain(|(_, file)| *file != model);
         let sidecar = read_sidecar(&folder.join("model_info.json"))?;
         let (name, uploaded_at) = sidecar.map(|sidecar| (sidecar.name, sidecar.uploaded_at)).unzip();
         let labels = Some(folder.join("labels.json")).filter(|labels| labels.is_file());
-        let found = Version { id: name_of(folder), version: None, name, model, labels, data, uploaded_at };
+        let found = Version { id: name_of(folder), version: None, name, model, labels, uploaded_at };
         // `iris/3` is version 3 of iris, though one that is called so by chance has a name of its own.
         Ok(Some(if found.id.bytes().all(|byte| byte.is_ascii_digit()) {
             found.numbered_by_its_folder(folder)
@@ -131,17 +126,38 @@ fn model_in(folder: &Path) -> io::Result<Option<PathBuf>> {
     Ok(if models.len() == 1 { models.pop() } else { None })
 }
 
-/// All files below a folder that may be external data, by their paths in it.
-fn collect_data(folder: &Path, prefix: &str, depth: usize, data: &mut Vec<(String, PathBuf)>) -> io::Result<()> {
-    for entry in entries(folder)? {
-        let name = name_of(&entry);
-        if entry.is_dir() && depth > 0 {
-            collect_data(&entry, &format!("{prefix}{name}/"), depth - 1, data)?;
-        } else if entry.is_file() && !(prefix.is_empty() && NO_DATA.contains(&name.as_str())) {
-            data.push((format!("{prefix}{name}"), entry));
+/// The files that a model keeps weights in, each by the path that the model has for it: those in `given`, and else those
+/// that lie where the model says. Blocks on the disk.
+///
+/// # Errors
+/// It is no ONNX model, names a file that is not there or outside of its folder, or does not name one that is given.
+pub(super) fn external_data(model: &Path, given: &[PathBuf]) -> Result<Vec<(String, PathBuf)>, String> {
+    let is_archive = ARCHIVES.iter().any(|ending| name_of(model).ends_with(ending));
+    let named = match is_archive {
+        true => BTreeSet::new(),
+        false => onnx::inspect_file(model).map_err(|error| format!("{}: {error}", model.display()))?.data_files,
+    };
+    let mut given: Vec<PathBuf> = given.to_vec();
+    let mut data = Vec::new();
+    for name in named {
+        // Nobody's other files are sent because a model names them.
+        path_in_folder(&name).map_err(|problem| format!("the model keeps weights in {name:?}: {problem}"))?;
+        let position =
+            given.iter().position(|file| file.ends_with(&name) || name_of(file) == name_of(Path::new(&name)));
+        let beside = || model.parent().unwrap_or(Path::new("/")).join(&name);
+        let file = position.map_or_else(beside, |position| given.remove(position));
+        if !file.is_file() {
+            return Err(format!(
+                "the model keeps weights in {name:?}, and there is no {}; give it with --data",
+                file.display()
+            ));
         }
+        data.push((name, file));
     }
-    Ok(())
+    match given.first() {
+        None => Ok(data),
+        Some(file) => Err(format!("--data {}: the model names no such file", file.display())),
+    }
 }
 
 fn read_sidecar(file: &Path) -> io::Result<Option<Sidecar>> {
@@ -206,18 +222,15 @@ mod tests {
         let folder = folder(&[("resnet.onnx", ""), ("bert.tar.gz", ""), ("gpt.zip", "")]);
         for (file, id) in [("resnet.onnx", "resnet"), ("bert.tar.gz", "bert"), ("gpt.zip", "gpt")] {
             let Source::One(version) = find(&folder.path().join(file)).unwrap() else { panic!() };
-            assert_eq!((version.id.as_str(), version.version, version.data.len()), (id, None, 0));
+            assert_eq!((version.id.as_str(), version.version), (id, None));
         }
     }
 
     #[test]
-    fn a_folder_with_one_model_is_one_version_with_all_that_lies_beside_it() {
-        let files =
-            [("m/big.onnx", ""), ("m/labels.json", ""), ("m/w/0.bin", ""), ("m/big.onnx.data", ""), ("m/.lock", "")];
-        let folder = folder(&files);
+    fn a_folder_with_one_model_is_one_version() {
+        let folder = folder(&[("m/big.onnx", ""), ("m/labels.json", ""), ("m/big.onnx.data", ""), ("m/.lock", "")]);
         let Source::One(version) = find(&folder.path().join("m")).unwrap() else { panic!() };
-        let data: Vec<&str> = version.data.iter().map(|(path, _)| path.as_str()).collect();
-        assert_eq!((version.id.as_str(), data), ("m", vec!["big.onnx.data", "w/0.bin"]));
+        assert_eq!(version.id, "m");
         assert!(version.model.ends_with("m/big.onnx") && version.labels.unwrap().ends_with("m/labels.json"));
     }
 

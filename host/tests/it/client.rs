@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::onnx_file::{self, external_weight, node, value};
 use crate::support::{Host, answer, error_message, fixture, iris, repository_root, store_with_iris};
 
 /// `model-nexus models …` against a host; standard error is no terminal.
@@ -42,6 +43,10 @@ fn failed(output: &Output) -> String {
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
+}
+
+fn floats(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
 fn bundled(path: &str) -> PathBuf {
@@ -108,6 +113,62 @@ async fn a_folder_brings_its_labels_and_a_pipeline_comes_beside() {
     let request = host.client.post(format!("{}/predict?model_id=cats", host.url)).header("content-type", "image/jpeg");
     let (status, answer) = answer(request.body(picture).send().await.unwrap()).await;
     assert_eq!((status, &answer["predicted_label"]), (200, &json!("tiger cat")), "{answer}");
+}
+
+#[tokio::test]
+async fn weights_beside_a_model_or_elsewhere_come_along_and_back() {
+    let (host, _store) = Host::with_iris(&[]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let (w, v) = (external_weight("w", &[2], "./weights/w.bin", 0), external_weight("v", &[2], "v.bin", 0));
+    let nodes = vec![node("Add", &["x", "w"], &["a"]), node("Add", &["a", "v"], &["y"])];
+    let adds = onnx_file::model(nodes, vec![w, v], vec![value("x", 1, &[2])], vec![value("y", 1, &[2])]);
+    let files: [(&str, &[u8]); 4] = [
+        ("adds/adds.onnx", &adds),
+        ("adds/weights/w.bin", &floats(&[1.0, 2.0])),
+        ("adds/notes.txt", b"not the model's"),
+        ("v.bin", &floats(&[10.0, 20.0])),
+    ];
+    for (path, bytes) in files {
+        std::fs::create_dir_all(folder.path().join(path).parent().unwrap()).unwrap();
+        std::fs::write(folder.path().join(path), bytes).unwrap();
+    }
+    let (model, elsewhere) = (folder.path().join("adds"), folder.path().join("v.bin"));
+    let said = failed(&models(&host, &["push", text(&model)]).await);
+    assert!(said.contains("v.bin") && said.contains("--data"), "{said}");
+    succeeded(&models(&host, &["push", text(&model), "--data", text(&elsewhere)]).await);
+    let (status, answer) = host.predict(json!({ "model_id": "adds", "inputs": { "x": [100.0, 100.0] } })).await;
+    assert_eq!((status, &answer["prediction"]), (200, &json!([111.0, 122.0])), "{answer}");
+
+    let out = tempfile::tempdir().unwrap();
+    succeeded(&models(&host, &["pull", "adds", "--out", text(out.path())]).await);
+    let expected = ["adds/1/model.onnx", "adds/1/model_info.json", "adds/1/v.bin", "adds/1/weights/w.bin"];
+    assert_eq!(names(out.path()), expected);
+    let there = succeeded(&models(&host, &["push", text(&out.path().join("adds"))]).await);
+    assert!(there.contains("is there already"), "{there}");
+    std::fs::write(out.path().join("adds/1/v.bin"), floats(&[0.0, 0.0])).unwrap();
+    let said = failed(&models(&host, &["push", text(&out.path().join("adds"))]).await);
+    assert!(said.contains("another model"), "{said}");
+    let file = out.path().join("adds/1/model.onnx");
+    let said =
+        failed(&models(&host, &["push", text(&file), "--data", text(&folder.path().join("adds/notes.txt"))]).await);
+    assert!(said.contains("names no such file"), "{said}");
+}
+
+#[tokio::test]
+async fn a_model_that_names_files_elsewhere_gets_none_sent() {
+    let (host, _store) = Host::with_iris(&[]).await;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("secret.bin"), floats(&[1.0, 2.0])).unwrap();
+    std::fs::create_dir(folder.path().join("m")).unwrap();
+    for location in ["../secret.bin".to_owned(), text(&folder.path().join("secret.bin")).to_owned()] {
+        let weights = vec![external_weight("w", &[2], &location, 0)];
+        let nodes = vec![node("Add", &["x", "w"], &["y"])];
+        let model = onnx_file::model(nodes, weights, vec![value("x", 1, &[2])], vec![value("y", 1, &[2])]);
+        let file = folder.path().join("m/model.onnx");
+        std::fs::write(&file, model).unwrap();
+        let said = failed(&models(&host, &["push", text(&file)]).await);
+        assert!(said.contains("the model keeps weights in") && !said.contains("HTTP"), "{said}");
+    }
 }
 
 #[tokio::test]
@@ -262,14 +323,18 @@ async fn errors_say_what_the_host_said() {
     let file = folder.path().join("a.onnx");
     std::fs::write(&file, b"no model").unwrap();
     let said = failed(&models(&host, &["push", text(&file)]).await);
-    assert!(said.contains("not an ONNX model") && said.contains("HTTP 400"), "{said}");
+    assert!(said.contains("a.onnx: not an ONNX model"), "{said}");
+    std::fs::write(&file, iris()).unwrap();
+    let said = failed(&models(&host, &["push", text(&file), "--labels", text(&file)]).await);
+    assert!(said.contains("label file") && said.contains("HTTP 400"), "{said}");
     let said = failed(&models(&host, &["push", text(&file), "--id", "iris", "--version", "1"]).await);
     assert!(said.contains("has a version 1 of iris already"), "{said}");
     let said = failed(&models(&host, &["push", text(&file), "--id", "a b"]).await);
     assert!(said.contains("not a valid name") && said.contains("--id"), "{said}");
     // The host says no long before all of it is sent.
-    std::fs::write(&file, vec![0; 64 << 20]).unwrap();
-    let said = failed(&models(&host, &["push", text(&file)]).await);
+    let large = folder.path().join("large.zip");
+    std::fs::write(&large, vec![0; 64 << 20]).unwrap();
+    let said = failed(&models(&host, &["push", text(&large)]).await);
     assert!(said.contains("--max-upload-bytes") && said.contains("HTTP 413"), "{said}");
     let out = text(folder.path());
     assert!(failed(&models(&host, &["pull", "nope", "--out", out]).await).contains("no model nope"));
