@@ -92,7 +92,7 @@ impl NewFiles {
     }
 
     /// Bytes of all files.
-    pub fn total_size(&self) -> u64 {
+    pub fn total_bytes(&self) -> u64 {
         self.data.iter().fold(self.size, |sum, file| sum.saturating_add(file.size))
     }
 }
