@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::{Value, json};
@@ -16,8 +18,16 @@ const KILLS: &str = "NEXUS_TEST_KILLS";
 const STORES: usize = 2;
 const IDS: usize = 3;
 const VERSIONS: u128 = 3;
-/// Most that a host lives, counted from its first request.
-const LIFE_MS: u128 = 250;
+/// Fewer changes than this are answered before a host is killed.
+const ANSWERED: u128 = 4;
+
+/// What the changes of one host's life tell about when to kill it: an upload takes as long as the machine lets it.
+#[derive(Default)]
+struct Pace {
+    answered: AtomicUsize,
+    /// What the last answered change took.
+    milliseconds: AtomicU64,
+}
 
 /// What a client knows of one model.
 #[derive(Default, Clone)]
@@ -79,6 +89,18 @@ impl Change {
     }
 }
 
+impl Pace {
+    /// After a random number of changes, somewhere in the next one.
+    async fn random_moment(&self) {
+        let enough = usize::try_from(below(ANSWERED)).unwrap();
+        while self.answered.load(Ordering::Relaxed) < enough {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let one_change = u128::from(self.milliseconds.load(Ordering::Relaxed)).max(20);
+        tokio::time::sleep(Duration::from_millis(u64::try_from(below(one_change)).unwrap())).await;
+    }
+}
+
 impl Known {
     fn apply(&mut self, change: Change) {
         *self.acknowledged.entry(change.kind()).or_default() += 1;
@@ -95,12 +117,18 @@ impl Known {
     }
 
     /// One change after the other until the host is gone.
-    async fn change_until_killed(mut self, host: String, id: String) -> Known {
+    async fn change_until_killed(mut self, host: String, id: String, pace: Arc<Pace>) -> Known {
         let client = client();
         loop {
             let change = Change::random();
+            let began = Instant::now();
             match change.request(&client, &host, &id).send().await.map(|response| response.status().as_u16()) {
-                Ok(200 | 201) => self.apply(change),
+                Ok(200 | 201) => {
+                    self.apply(change);
+                    let took = u64::try_from(began.elapsed().as_millis()).unwrap();
+                    pace.milliseconds.store(took, Ordering::Relaxed);
+                    pace.answered.fetch_add(1, Ordering::Relaxed);
+                }
                 // Not applied, and said so: no such version, or one that takes traffic.
                 Ok(400 | 404 | 409) => {}
                 Ok(status) => panic!("{change:?} of {id}: {status}"),
@@ -153,12 +181,13 @@ async fn kill_again_and_again(kills: usize) -> BTreeMap<&'static str, usize> {
         let mut process = start(store.path()).await;
         let url = process.url("");
         compare(&url, store.path(), &mut known).await;
-        let changes: Vec<_> = known
-            .iter()
-            .map(|(id, known)| (id.clone(), tokio::spawn(known.clone().change_until_killed(url.clone(), id.clone()))))
-            .collect();
-        let life = u64::try_from(below(LIFE_MS)).unwrap();
-        tokio::time::sleep(Duration::from_millis(life)).await;
+        let pace = Arc::new(Pace::default());
+        let change = |id: &String, known: &Known| {
+            let changes = known.clone().change_until_killed(url.clone(), id.clone(), pace.clone());
+            (id.clone(), tokio::spawn(changes))
+        };
+        let changes: Vec<_> = known.iter().map(|(id, known)| change(id, known)).collect();
+        pace.random_moment().await;
         process.child.kill().unwrap();
         process.child.wait().unwrap();
         for (id, change) in changes {
