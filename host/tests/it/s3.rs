@@ -62,6 +62,19 @@ impl S3 {
         self.line.open.send_replace(true);
     }
 
+    /// The server takes connections and requests, and answers none, until it is thawed.
+    pub fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    pub fn thaw(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        assert!(Command::new("kill").args([signal, &self.server.id().to_string()]).status().unwrap().success());
+    }
+
     /// Ends the server and starts another in its place, which has nothing, not even the bucket.
     pub async fn lose_everything(&mut self) {
         self.server.kill().unwrap();

@@ -182,6 +182,11 @@ async fn a_store_that_is_lost_leaves_what_is_loaded_serving_and_one_that_lost_ev
     s3.mend();
     until_store(&host, true).await;
     assert_eq!(upload(&host, "flowers", "2").await.0, 201);
+    s3.freeze();
+    until_store(&host, false).await;
+    assert_eq!(served(&host, "flowers").await, Ok("2".into()));
+    s3.thaw();
+    until_store(&host, true).await;
     s3.lose_everything().await;
     until_store(&host, false).await;
     for _ in 0..5 {
