@@ -332,24 +332,19 @@ impl Repository {
     /// A file that is missing, unreadable or changed.
     pub async fn open(&self, entry: &Entry) -> Result<Stored> {
         let sidecar = self.describe(entry).await?;
-        let path = self.layout.of_version(entry, MODEL);
-        let mut file = self.store.file(&path).await?;
-        let mut actual = on_file(&file, |file| Ok(sha256_of_file(file)?)).await?;
-        if actual != sidecar.sha256 && self.drop_copies(entry).await? {
-            // It may have been copied from a version of this name that was there before.
-            file = self.store.file(&path).await?;
-            actual = on_file(&file, |file| Ok(sha256_of_file(file)?)).await?;
-        }
-        if actual != sidecar.sha256 {
-            return Err(RepositoryError::Changed { path, expected: sidecar.sha256, actual });
-        }
-        self.check_data_files(entry, &sidecar.files).await?;
+        let file = match self.checked_files(entry, &sidecar).await {
+            // They may have been copied from a version of this name that was there before.
+            Err(RepositoryError::Changed { .. }) if self.drop_copies(entry).await? => {
+                self.checked_files(entry, &sidecar).await?
+            }
+            checked => checked?,
+        };
         let labels = match self.store.read(&self.layout.of_version(entry, LABELS)).await? {
             Some(json) => labels::parse(&json)
                 .map_err(|error| RepositoryError::corrupt(&self.layout.of_version(entry, LABELS), error.message))?,
             None => Vec::new(),
         };
-        Ok(Stored { sidecar, labels, file, path })
+        Ok(Stored { sidecar, labels, file, path: self.layout.of_version(entry, MODEL) })
     }
 
     /// Removes the copies of a version that this host made, where the store is remote.
@@ -367,18 +362,23 @@ impl Repository {
         Ok(sidecar)
     }
 
-    /// Files beside a model, there for ONNX Runtime to open and as they were uploaded.
-    async fn check_data_files(&self, entry: &Entry, files: &[DataFile]) -> Result<()> {
-        for data in files {
-            let path = self.layout.of_version(entry, &data.path);
-            let file = self.store.file(&path).await?;
-            let hashed = on_file(&file, |file| Ok(sha256_of_file(file)?)).await;
-            let actual = hashed.map_err(|error| RepositoryError::corrupt(&path, error))?;
-            if actual != data.sha256 {
-                return Err(RepositoryError::Changed { path, expected: data.sha256.clone(), actual });
-            }
+    /// The model and the files beside it, there for ONNX Runtime to open, and as they were uploaded.
+    async fn checked_files(&self, entry: &Entry, sidecar: &Sidecar) -> Result<PathBuf> {
+        let model = self.checked_file(self.layout.of_version(entry, MODEL), &sidecar.sha256).await?;
+        for data in &sidecar.files {
+            self.checked_file(self.layout.of_version(entry, &data.path), &data.sha256).await?;
         }
-        Ok(())
+        Ok(model)
+    }
+
+    async fn checked_file(&self, path: String, expected: &str) -> Result<PathBuf> {
+        let file = self.store.file(&path).await?;
+        let hashed = on_file(&file, |file| Ok(sha256_of_file(file)?)).await;
+        let actual = hashed.map_err(|error| RepositoryError::corrupt(&path, error))?;
+        if actual == expected {
+            return Ok(file);
+        }
+        Err(RepositoryError::Changed { path, expected: expected.to_owned(), actual })
     }
 
     /// A sidecar for a model that came without: laid down by hand, or by Triton's conventions.
