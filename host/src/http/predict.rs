@@ -12,8 +12,8 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use chrono::{SecondsFormat, Utc};
-use serde::Deserialize;
 use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::json::{ValueData, ValueJson, pairs_in_order, read_value};
@@ -43,6 +43,13 @@ struct Asked {
     body: Bytes,
 }
 
+/// Inputs by name, in the order in which they came.
+type Inputs<'j> = Vec<(String, &'j RawValue)>;
+
+fn inputs_in_order<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<Inputs<'de>>, D::Error> {
+    pairs_in_order(deserializer).map(Some)
+}
+
 /// The JSON body. Numbers stay text until the model, and with it the datatype, is known.
 #[derive(Deserialize)]
 struct PredictBody<'j> {
@@ -52,8 +59,8 @@ struct PredictBody<'j> {
     version: Option<Cow<'j, str>>,
     #[serde(borrow, default)]
     features: Option<&'j RawValue>,
-    #[serde(borrow, default, deserialize_with = "pairs_in_order")]
-    inputs: Vec<(String, &'j RawValue)>,
+    #[serde(borrow, default, deserialize_with = "inputs_in_order")]
+    inputs: Option<Inputs<'j>>,
     #[serde(borrow, default)]
     image_url: Option<&'j RawValue>,
 }
@@ -205,7 +212,7 @@ fn parse_json(app: &App, asked: &Asked, loaded: Option<Arc<ModelVersion>>) -> st
         return Err(not_a_request(&"it is a list").into());
     }
     let parsed: PredictBody<'_> = serde_json::from_slice(&asked.body).map_err(|error| not_a_request(&error))?;
-    if parsed.image_url.is_some() && (parsed.features.is_some() || !parsed.inputs.is_empty()) {
+    if parsed.image_url.is_some() && (parsed.features.is_some() || parsed.inputs.is_some()) {
         return Err(Error::invalid_input("give either `image_url` or `features`/`inputs`, not both").into());
     }
     let id = parsed.model_id.as_deref().or(asked.parameter("model_id"));
@@ -245,11 +252,11 @@ pub fn tensors_in(model: &ModelVersion, request: &plugin::Request) -> Result<Opt
 
 /// `features` or `inputs`, of the datatypes that the model declares.
 fn tensors_of(model: &ModelVersion, body: &PredictBody<'_>) -> Result<Option<Vec<Value>>> {
-    match (body.features, body.inputs.is_empty()) {
-        (Some(_), false) => Err(Error::invalid_input("give either `features` or `inputs`, not both")),
-        (Some(features), true) => Ok(Some(vec![read_features(model, features)?])),
-        (None, false) => read_inputs(model, &body.inputs).map(Some),
-        (None, true) => Ok(None),
+    match (body.features, &body.inputs) {
+        (Some(_), Some(_)) => Err(Error::invalid_input("give either `features` or `inputs`, not both")),
+        (Some(features), None) => Ok(Some(vec![read_features(model, features)?])),
+        (None, Some(inputs)) => read_inputs(model, inputs).map(Some),
+        (None, None) => Ok(None),
     }
 }
 

