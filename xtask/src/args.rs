@@ -16,6 +16,8 @@ Commands:
                              new plugin from the template, a browser on the console. ARGS go to `cargo test
                              --workspace`
   bench [-- ARGS]            Run the serving benchmark on a release build. ARGS go to the benchmark
+  conformance [-- NAMES]     Send every model of the ONNX project's backend suite through a host, and compare with what
+                             plain ONNX Runtime makes of it; some minutes. NAMES: only models whose names hold one
   build [--out DIR]          Build the host (release), the plugins and the bundle. --out: also gather what a server
                              needs in DIR: model-nexus, libonnxruntime, bundle/
   bundle [--out DIR]         Only ONNX Runtime, the plugins and the bundled models (default: target/bundle)
@@ -34,6 +36,7 @@ pub(crate) enum Command {
     Serve { debug: bool, args: Vec<String> },
     Test { args: Vec<String> },
     Bench { args: Vec<String> },
+    Conformance { names: Vec<String> },
     Bundle { out: Option<PathBuf> },
     Build { out: Option<PathBuf> },
 }
@@ -56,6 +59,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Comma
         }
         "test" => Ok(Command::Test { args: passed_on(&rest) }),
         "bench" => Ok(Command::Bench { args: passed_on(&rest) }),
+        "conformance" => Ok(Command::Conformance { names: passed_on(&rest) }),
         "bundle" => Ok(Command::Bundle { out: out_folder(&rest)? }),
         "build" => Ok(Command::Build { out: out_folder(&rest)? }),
         other => Err(Error::new(format!("unknown command `{other}`; `cargo xtask help` lists them all"))),

@@ -5,6 +5,7 @@
 mod args;
 mod browser;
 mod bundle;
+mod conformance;
 mod error;
 mod guests;
 mod moto;
@@ -47,6 +48,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Serve { debug, args } => serve(debug, args),
         Command::Test { args } => test(args),
         Command::Bench { args } => bench(args),
+        Command::Conformance { names } => conformance(names),
         Command::Bundle { out } => bundle(out),
         Command::Build { out } => build(out),
     }
@@ -114,6 +116,20 @@ fn bench(args: Vec<String>) -> Result<()> {
         cargo.env("MODEL_NEXUS_BIN", project.host_binary(true));
         process::check(&mut cargo)
     })
+}
+
+fn conformance(names: Vec<String>) -> Result<()> {
+    let project = Project::locate()?;
+    let mut steps = Steps::new(3);
+    let library = steps.run("getting ONNX Runtime", || onnx_runtime::ensure(&project))?;
+    steps.run("building the host (debug)", || project.build_host(false))?;
+    let step = "sending the ONNX backend suite through the host";
+    let skipped = steps.run(step, || conformance::run(&project, &library, names))?;
+    if let Some(why) = skipped {
+        steps.skipped(why);
+    }
+    steps.summary();
+    Ok(())
 }
 
 fn bundle(out: Option<PathBuf>) -> Result<()> {
