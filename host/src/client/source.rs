@@ -141,7 +141,8 @@ pub(super) fn external_data(model: &Path, given: &[PathBuf]) -> Result<Vec<(Stri
     let mut data = Vec::new();
     for name in named {
         // Nobody's other files are sent because a model names them.
-        path_in_folder(&name).map_err(|problem| format!("the model keeps weights in {name:?}: {problem}"))?;
+        let name =
+            path_in_folder(&name).map_err(|problem| format!("the model keeps weights in {name:?}: {problem}"))?;
         let position =
             given.iter().position(|file| file.ends_with(&name) || name_of(file) == name_of(Path::new(&name)));
         let beside = || model.parent().unwrap_or(Path::new("/")).join(&name);

@@ -116,9 +116,12 @@ async fn a_model_that_never_ends_is_refused_after_its_time() {
 #[tokio::test]
 async fn a_model_nested_thousands_of_levels_deep_is_refused() {
     let (host, _store) = Host::with_iris(&[]).await;
-    for model in [nested_conditions(3000), nested_functions(20_000, 1)] {
+    for (model, why) in [
+        (nested_conditions(3000), "graphs in graphs, more than 64 levels deep"),
+        (nested_functions(10_000, 1), "ONNX Runtime refuses this model"),
+    ] {
         let refused = refusal(&host, model).await;
-        assert!(refused.contains("ONNX Runtime refuses this model"), "{refused}");
+        assert!(refused.contains(why), "{refused}");
         assert!(!refused.contains(".scratch"), "a path of the host's: {refused}");
     }
     assert_eq!(host.upload("conditions", "1", nested_conditions(10)).await.0, 201);

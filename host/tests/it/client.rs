@@ -188,7 +188,8 @@ async fn a_repository_goes_over_whole_and_what_is_there_stays() {
     let (_, newest) = answer(host.get("/models/info?id=digits").await).await;
     assert_eq!(newest["model"]["version"], "10");
 
-    std::fs::write(repository.path().join("models/iris/1/model.onnx"), b"another").unwrap();
+    let another = std::fs::read(fixture("models/digits/mlp.onnx")).unwrap();
+    std::fs::write(repository.path().join("models/iris/1/model.onnx"), another).unwrap();
     std::fs::create_dir_all(repository.path().join("models/broken/1")).unwrap();
     std::fs::write(repository.path().join("models/broken/1/model.onnx"), b"no model").unwrap();
     let again = models(&host, &["push", text(repository.path())]).await;

@@ -12,6 +12,7 @@ mod file_type;
 mod guests;
 mod images;
 mod invariants;
+mod memory;
 mod models;
 mod mount;
 mod oip;
