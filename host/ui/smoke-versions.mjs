@@ -49,6 +49,7 @@ export async function driveVersions(page, store) {
   await step(page, "A model whose weights lie in a file of their own", async () => {
     const file = (name, buffer) => ({ name, mimeType: "application/octet-stream", buffer });
     const submit = () => answerOf(page, "/models/upload", () => page.click("#add-submit"));
+    await page.fill("#add-id", "");
     await page.setInputFiles("#add-file", file("adds.onnx", modelWithData()));
     assert.equal(await page.inputValue("#add-id"), "adds");
     const alone = await submit();

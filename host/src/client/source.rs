@@ -137,23 +137,24 @@ pub(super) fn external_data(model: &Path, given: &[PathBuf]) -> Result<Vec<(Stri
         true => BTreeSet::new(),
         false => onnx::inspect_file(model).map_err(|error| format!("{}: {error}", model.display()))?.data_files,
     };
+    // Nobody's other files are sent because a model names them.
+    let inside = |name: String| {
+        path_in_folder(&name).map_err(|problem| format!("the model keeps weights in {name:?}: {problem}"))
+    };
+    let paths: BTreeSet<String> = named.into_iter().map(inside).collect::<Result<_, _>>()?;
     let mut given: Vec<PathBuf> = given.to_vec();
     let mut data = Vec::new();
-    for name in named {
-        // Nobody's other files are sent because a model names them.
-        let name =
-            path_in_folder(&name).map_err(|problem| format!("the model keeps weights in {name:?}: {problem}"))?;
-        let position =
-            given.iter().position(|file| file.ends_with(&name) || name_of(file) == name_of(Path::new(&name)));
-        let beside = || model.parent().unwrap_or(Path::new("/")).join(&name);
+    for path in paths {
+        let position = given.iter().position(|file| name_of(file) == name_of(Path::new(&path)));
+        let beside = || model.parent().unwrap_or(Path::new("/")).join(&path);
         let file = position.map_or_else(beside, |position| given.remove(position));
         if !file.is_file() {
             return Err(format!(
-                "the model keeps weights in {name:?}, and there is no {}; give it with --data",
+                "the model keeps weights in {path:?}, and there is no {}; give it with --data",
                 file.display()
             ));
         }
-        data.push((name, file));
+        data.push((path, file));
     }
     match given.first() {
         None => Ok(data),
