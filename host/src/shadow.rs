@@ -14,7 +14,11 @@ use crate::value::Value;
 
 /// Sends a copy on its way. `real` is what the client was answered, `None` where that was an error.
 pub fn send(app: &Arc<App>, shadow: Entry, payload: Payload, real: Option<Arc<Answer>>) {
-    let Some(permit) = app.admit_shadow() else {
+    // A version on trial takes no place from one that serves: neither in memory nor among the copies under way.
+    let is_ready =
+        || app.models.registry.find(&shadow.id, Some(&shadow.version)).is_ok_and(|known| known.ready().is_some());
+    let has_place = is_ready() || app.models.has_room_for(&shadow);
+    let Some(permit) = app.admit_shadow().filter(|_| has_place) else {
         app.metrics.shadow_predictions.with_label_values(&[&shadow.id, &shadow.version, "dropped"]).inc();
         return;
     };

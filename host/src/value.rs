@@ -172,7 +172,9 @@ impl ValueSpec {
                 items.iter().all(|value| item.accepts(value))
             }
             (ValueSpec::Map { keys, values, .. }, Value::Map(map)) => {
-                *keys == map.keys.datatype && *values == map.values.datatype
+                // A key for each value: ONNX Runtime reads as many values as there are keys.
+                let are_pairs = map.keys.shape.len() == 1 && map.keys.shape == map.values.shape;
+                are_pairs && *keys == map.keys.datatype && *values == map.values.datatype
             }
             (ValueSpec::Optional(_), Value::None { .. }) => true,
             (ValueSpec::Optional(item), value) => item.accepts(value),

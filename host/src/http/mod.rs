@@ -27,6 +27,7 @@ use serde_json::json;
 use tracing::Instrument;
 
 use crate::app::App;
+use crate::config::to_usize;
 use crate::error::{Error, ErrorCode, Result};
 use crate::model::ModelVersion;
 use crate::pipeline::Trace;
@@ -263,6 +264,19 @@ pub async fn read_body(body: axum::body::Body, limit: usize, option: &str) -> Re
             body_error(&error)
         }
     })
+}
+
+/// The body of a prediction, in the time and of the size that one may have.
+///
+/// # Errors
+/// As [`read_body`], or the client was too slow.
+pub async fn prediction_body(app: &App, body: axum::body::Body) -> Result<bytes::Bytes> {
+    let limits = &app.config.limits;
+    let body = read_body(body, to_usize(limits.max_body_bytes), "--max-body-bytes");
+    tokio::time::timeout(limits.predict_timeout, body).await.map_err(|_| {
+        let limit = humantime::format_duration(limits.predict_timeout);
+        Error::new(ErrorCode::RequestTimeout, format!("the body did not come within {limit} (--predict-timeout)"))
+    })?
 }
 
 /// A body that did not come to its end.

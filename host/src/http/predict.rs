@@ -17,11 +17,10 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::json::{ValueData, ValueJson, pairs_in_order, read_value};
-use super::{Observation, RequestId, body_error, cache_header, read_body};
+use super::{Observation, RequestId, body_error, cache_header, prediction_body};
 use crate::app::App;
 use crate::blocking::off_async_threads;
-use crate::config::to_usize;
-use crate::error::{Error, ErrorCode, Result};
+use crate::error::{Error, Result};
 use crate::model::{Entry, ModelVersion, Route, Sticky};
 use crate::pipeline::{self, Answer, Payload, Trace};
 use crate::plugin;
@@ -74,12 +73,7 @@ pub async fn predict(
     let started = Instant::now();
     let _permit = app.admit_prediction()?;
     let use_cache = !asks_for_fresh(request.headers());
-    let limit = app.config.limits.predict_timeout;
-    let parsed = tokio::time::timeout(limit, parse(&app, request)).await.map_err(|_| {
-        let limit = humantime::format_duration(limit);
-        Error::new(ErrorCode::RequestTimeout, format!("the body did not come within {limit} (--predict-timeout)"))
-    });
-    let Parsed { target, payload } = parsed??;
+    let Parsed { target, payload } = parse(&app, request).await?;
     observation.serves(&target.model);
     let mut trace = Trace::default();
     let prediction = predict::predict(&app, &target, payload, use_cache, &mut trace).await;
@@ -106,7 +100,7 @@ async fn parse(app: &Arc<App>, request: Request) -> Result<Parsed> {
     let Query(parameters) = Query::<Vec<(String, String)>>::try_from_uri(request.uri())
         .map_err(|error| Error::invalid_input(format!("the query string is not readable: {error}")))?;
     let (parts, body) = request.into_parts();
-    let body = read_body(body, to_usize(app.config.limits.max_body_bytes), "--max-body-bytes").await?;
+    let body = prediction_body(app, body).await?;
     let asked = Asked { headers: parts.headers, parameters, content_type, body };
     let is_object = asked.body.trim_ascii_start().first() == Some(&b'{');
     // What a plugin reads need not be an object.
@@ -119,7 +113,7 @@ async fn parse(app: &Arc<App>, request: Request) -> Result<Parsed> {
         Err(Unparsed::Refused(error)) => Err(error),
         // Which datatypes it takes is known once it is loaded.
         Err(Unparsed::Cold(version)) => {
-            let model = app.models.ready(&version).await?;
+            let model = app.models.ready_in_time(&version).await?;
             let parsed = parse_off_async_threads(app, &asked, Some(model)).await?;
             parsed.map_err(|unparsed| match unparsed {
                 Unparsed::Refused(error) => error,
@@ -302,7 +296,7 @@ async fn raw_body(app: &App, asked: Asked) -> Result<Parsed> {
     let version = asked.parameter("version");
     let model = match asked.route(app, asked.parameter("model_id"), version)? {
         Route::Ready(model) => model,
-        Route::Cold(version) => app.models.ready(&version).await?,
+        Route::Cold(version) => app.models.ready_in_time(&version).await?,
     };
     let target = target(app, model, version);
     let Asked { content_type, body, parameters, .. } = asked;
@@ -313,10 +307,9 @@ async fn raw_body(app: &App, asked: Asked) -> Result<Parsed> {
 
 /// A form: the file `image` or `file`, every other field a parameter.
 async fn parse_form(app: &App, request: Request) -> Result<Parsed> {
-    let limit = to_usize(app.config.limits.max_body_bytes);
     let headers = request.headers().clone();
     let (parts, body) = request.into_parts();
-    let body = Body::from(read_body(body, limit, "--max-body-bytes").await?);
+    let body = Body::from(prediction_body(app, body).await?);
     let form = Multipart::from_request(Request::from_parts(parts, body), &()).await;
     let mut form = form.map_err(|error| body_error(&error))?;
     let mut file = None;

@@ -50,7 +50,7 @@ impl ModelVersion {
         });
         let (serial, path) = (ModelVersion::next_serial(), file.display().to_string());
         let pipeline = BoundPipeline::default();
-        Ok(ModelVersion { serial, info, path, inputs, labels, pipeline, workers: Arc::new(workers) })
+        Ok(ModelVersion { serial, info, path, inputs, labels, pipeline, workers: Arc::new(workers), memory: None })
     }
 
     /// Binds a plugin to all stages it has.

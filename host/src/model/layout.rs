@@ -41,7 +41,7 @@ impl Layout {
         let paths = objects.iter().map(|object| object.path.split('/').collect::<Vec<_>>());
         // The shallowest model tells: what lies deeper may be its data.
         let found = paths.filter_map(|parts| match parts[..] {
-            ["models", ..] | [MARKER] => Some((0, Layout::Own)),
+            ["models", _, _, MODEL] | [MARKER] => Some((0, Layout::Own)),
             [MODEL] => Some((1, Layout::OneVersion { id: name.to_owned() })),
             [version, MODEL] if is_number(version) => Some((2, Layout::OneModel { id: name.to_owned() })),
             [_, version, MODEL] if is_number(version) => Some((3, Layout::Triton)),

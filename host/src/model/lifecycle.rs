@@ -16,15 +16,7 @@ impl Models {
     pub async fn set_traffic(&self, id: &str, traffic: Traffic) -> Result<Arc<ModelConfig>> {
         let _change = self.changes.acquire().await.map_err(Error::internal)?;
         self.check_traffic(id, &traffic)?;
-        let before = self.registry.config(id).traffic.clone();
-        self.change_config(id, |config| {
-            // The same rule again, as a client that tries again sends it, leaves the one before where it was.
-            if config.traffic != traffic {
-                config.previous_traffic = Some(before.clone());
-                config.traffic = traffic.clone();
-            }
-        })
-        .await
+        self.change_config(id, |config| exchange_traffic(config, &traffic)).await
     }
 
     /// Brings back the traffic rule before, and keeps the present one in its place.
@@ -34,17 +26,15 @@ impl Models {
     pub async fn roll_back_traffic(&self, id: &str) -> Result<Arc<ModelConfig>> {
         let _change = self.changes.acquire().await.map_err(Error::internal)?;
         self.registry.versions(id)?;
-        let previous = self.registry.config(id).previous_traffic.clone().ok_or_else(|| {
+        // As the store has it: another host may have changed it a moment ago.
+        let previous = self.repository.config(id).await?.previous_traffic.ok_or_else(|| {
             Error::new(
                 ErrorCode::Conflict,
                 format!("the traffic of model {id} was never changed, so nothing is before it"),
             )
         })?;
         self.check_traffic(id, &previous)?;
-        self.change_config(id, |config| {
-            config.previous_traffic = Some(std::mem::replace(&mut config.traffic, previous.clone()));
-        })
-        .await
+        self.change_config(id, |config| exchange_traffic(config, &previous)).await
     }
 
     fn check_traffic(&self, id: &str, traffic: &Traffic) -> Result<()> {
@@ -78,7 +68,7 @@ impl Models {
     pub async fn unload_version(&self, entry: &Entry) -> Result<()> {
         let _change = self.changes.acquire().await.map_err(Error::internal)?;
         self.registry.find(&entry.id, Some(&entry.version))?;
-        self.check_without_role(entry, "unloaded")?;
+        check_without_role(entry, &*self.registry.config(&entry.id), "unloaded")?;
         self.change_config(&entry.id, |config| config.version_mut(&entry.version).unloaded = true).await?;
         self.let_go(entry, State::Unloaded, "operator");
         Ok(())
@@ -91,14 +81,18 @@ impl Models {
     pub async fn remove_version(&self, entry: &Entry) -> Result<()> {
         let _change = self.changes.acquire().await.map_err(Error::internal)?;
         self.registry.find(&entry.id, Some(&entry.version))?;
-        if self.registry.versions(&entry.id)?.len() == 1 {
+        // As the store has it: another host may have uploaded a version, or changed the rule, a moment ago.
+        let config = self.repository.config(&entry.id).await?;
+        let others = self.repository.versions(&entry.id).await?.iter().any(|version| *version != entry.version);
+        if others {
+            check_without_role(entry, &config, "removed")?;
+        }
+        self.repository.remove(entry).await?;
+        self.forget(entry, "removed").await;
+        if self.repository.versions(&entry.id).await?.is_empty() {
             // What is set for a model goes with its last version.
             return self.remove_whole(&entry.id).await;
         }
-        self.check_without_role(entry, "removed")?;
-        self.repository.remove(entry).await?;
-        self.forget(entry, "removed").await;
-        let config = self.registry.config(&entry.id);
         let named = config.versions.contains_key(&entry.version)
             || [Some(&config.traffic), config.previous_traffic.as_ref()]
                 .into_iter()
@@ -127,7 +121,7 @@ impl Models {
     }
 
     async fn remove_whole(&self, id: &str) -> Result<()> {
-        let versions = self.registry.versions(id)?;
+        let versions = self.registry.versions(id).unwrap_or_default();
         self.repository.remove_model(id).await?;
         for known in versions {
             self.forget(&known.entry(), "removed").await;
@@ -150,25 +144,32 @@ impl Models {
         }
     }
 
-    fn check_without_role(&self, entry: &Entry, what: &str) -> Result<()> {
-        let Entry { id, version } = entry;
-        match self.registry.config(id).traffic.role_of(version) {
-            None => Ok(()),
-            Some(role) => Err(Error::new(
-                ErrorCode::Conflict,
-                format!(
-                    "model {id}, version {version} cannot be {what}: the model's traffic rule names it ({role}); \
-                     change the rule first, with PUT /models/{id}/traffic"
-                ),
-            )),
-        }
-    }
-
     /// Changes what is set for a model, in the store and then here. Called with the leave to change.
     pub(super) async fn change_config(&self, id: &str, change: impl Fn(&mut ModelConfig)) -> Result<Arc<ModelConfig>> {
         let (config, mark) = self.repository.change_config(id, change).await?;
         self.registry.set_config(id, config);
         self.registry.set_config_mark(id, mark);
         Ok(self.registry.config(id))
+    }
+}
+
+/// Sets a rule and keeps the one before. The same rule again, as a client that tries again sends it, leaves both as they are.
+fn exchange_traffic(config: &mut ModelConfig, rule: &Traffic) {
+    if config.traffic != *rule {
+        config.previous_traffic = Some(std::mem::replace(&mut config.traffic, rule.clone()));
+    }
+}
+
+fn check_without_role(entry: &Entry, config: &ModelConfig, what: &str) -> Result<()> {
+    let Entry { id, version } = entry;
+    match config.traffic.role_of(version) {
+        None => Ok(()),
+        Some(role) => Err(Error::new(
+            ErrorCode::Conflict,
+            format!(
+                "model {id}, version {version} cannot be {what}: the model's traffic rule names it ({role}); change the rule \
+                 first, with PUT /models/{id}/traffic"
+            ),
+        )),
     }
 }

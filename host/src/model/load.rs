@@ -11,6 +11,7 @@ use super::StoreHealth;
 use super::admission::Admission;
 use super::archive::ArchiveLimits;
 use super::layout::VersionMarks;
+use super::memory::{Memory, Reserved};
 use super::registry::{BoundPipeline, KnownVersion, Loading, ModelVersion, Registry, State};
 use super::repository::{Entry, Repository, RepositoryError, Sidecar};
 use super::spec::{InputSpec, input_specs, zeros};
@@ -23,6 +24,9 @@ use crate::plugin::Plugins;
 /// Sidecars that are read from the store at once.
 const READS_AT_ONCE: usize = 16;
 
+/// Pause between two looks for a version that can be unloaded for another.
+const BETWEEN_EVICTIONS: Duration = Duration::from_millis(50);
+
 /// The models of this host. Cloning shares them.
 #[derive(Clone)]
 pub struct Models {
@@ -31,6 +35,7 @@ pub struct Models {
     pub(super) repository: Repository,
     pub(super) plugins: Plugins,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) memory: Memory,
     pub(super) admission: Admission,
     pub(super) archive_limits: ArchiveLimits,
     /// Held while what is bound to a model changes, or a version comes to serve: one at a time.
@@ -55,6 +60,7 @@ impl Models {
             repository,
             plugins,
             metrics,
+            memory: Memory::new(config.engine.max_loaded_bytes()),
             admission: Admission::new(&config.admission, &config.onnxruntime),
             archive_limits: ArchiveLimits {
                 bytes: config.limits.max_upload_bytes.as_u64(),
@@ -86,6 +92,8 @@ impl Models {
         for (id, model) in &snapshot.models {
             match self.repository.config(id).await {
                 Ok(config) => self.registry.set_config(id, config),
+                // Without it the wrong version might serve.
+                Err(error @ RepositoryError::Store(_)) => return Err(error.into()),
                 Err(error) => tracing::error!(model = id, %error, "the model's configuration is not readable"),
             }
             self.registry.set_config_mark(id, model.config.clone());
@@ -114,13 +122,11 @@ impl Models {
     pub async fn load_all(&self) {
         let mut cold: Vec<KnownVersion> = self.registry.list();
         cold.retain(|known| matches!(known.state, State::Cold));
-        let limit = self.engine.max_loaded_bytes();
-        let mut taken: u64 = self.registry.ready().iter().map(|model| self.memory_of(&model.info)).sum();
+        let mut free = self.memory.free();
         cold.retain(|known| {
-            let bytes = known.info.as_ref().map_or(0, |info| self.memory_of(info));
-            let fits = taken.saturating_add(bytes) <= limit;
-            taken += if fits { bytes } else { 0 };
-            fits
+            let left = free.checked_sub(known.info.as_ref().map_or(0, |info| self.memory_of(info)));
+            free = left.unwrap_or(free);
+            left.is_some()
         });
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         // What goes wrong with one is in the log, and in its state.
@@ -133,20 +139,32 @@ impl Models {
     /// # Errors
     /// There is none, or it cannot serve.
     pub async fn ready(&self, entry: &Entry) -> Result<Arc<ModelVersion>> {
-        self.registry.loading(entry, || self.begin_loading(entry.clone()))?.await
+        self.registry.loading(entry, |serial| self.begin_loading(entry.clone(), serial))?.await
+    }
+
+    /// The version, if it is loaded within the time that a request may take.
+    ///
+    /// # Errors
+    /// As [`Models::ready`]; `NotReady` where it takes longer, and goes on loading.
+    pub async fn ready_in_time(&self, entry: &Entry) -> Result<Arc<ModelVersion>> {
+        let ready = tokio::time::timeout(self.predict_timeout, self.ready(entry));
+        ready.await.unwrap_or_else(|_| {
+            let Entry { id, version } = entry;
+            Err(Error::new(ErrorCode::NotReady, format!("model {id}, version {version} is still loading; try again")))
+        })
     }
 
     /// A load goes on to its end, whoever still waits for it.
-    fn begin_loading(&self, entry: Entry) -> Loading {
+    fn begin_loading(&self, entry: Entry, serial: u64) -> Loading {
         let models = self.clone();
-        let load = tokio::spawn(async move { models.load(&entry).await });
+        let load = tokio::spawn(async move { models.load(&entry, serial).await });
         async move { load.await.map_err(Error::internal)? }.boxed().shared()
     }
 
-    async fn load(&self, entry: &Entry) -> Result<Arc<ModelVersion>> {
+    async fn load(&self, entry: &Entry, serial: u64) -> Result<Arc<ModelVersion>> {
         let started = Instant::now();
         let loaded = match self.open_stored(entry).await {
-            Ok(model) => self.put_in_service(entry, model).await,
+            Ok(model) => self.put_in_service(entry, serial, model).await,
             Err(error) => Err(error),
         };
         let outcome = if loaded.is_ok() { "ok" } else { "error" };
@@ -163,7 +181,10 @@ impl Models {
                     ErrorCode::NotReady | ErrorCode::Overloaded | ErrorCode::TooLarge => State::Cold,
                     _ => State::Failed(error.clone()),
                 };
-                self.registry.change(entry, |known| matches!(known.state, State::Loading(_)).then_some(state));
+                // Another load of it may have begun meanwhile, and is none of this one's.
+                let is_this =
+                    |known: &KnownVersion| matches!(known.state, State::Loading(current, _) if current == serial);
+                self.registry.change(entry, |known| is_this(known).then_some(state));
             }
         }
         loaded
@@ -173,15 +194,16 @@ impl Models {
     async fn open_stored(&self, entry: &Entry) -> Result<ModelVersion> {
         let stored = self.repository.open(entry).await.map_err(for_operator)?;
         let stored = self.admitted(stored).await?;
-        self.make_room(entry, self.memory_of(&stored.sidecar))?;
+        let memory = self.make_room(entry, self.memory_of(&stored.sidecar)).await?;
         let mut model = self.open(stored.sidecar, stored.path, stored.labels, stored.file).await?;
+        model.memory = Some(Arc::new(memory));
         let config = self.registry.config(&entry.id);
         model.pipeline = self.bind(config.pipeline_of(&entry.version), &model).await?;
         Ok(model)
     }
 
     /// Makes a loaded version serve, unless it was removed or unloaded meanwhile.
-    async fn put_in_service(&self, entry: &Entry, mut model: ModelVersion) -> Result<Arc<ModelVersion>> {
+    async fn put_in_service(&self, entry: &Entry, serial: u64, mut model: ModelVersion) -> Result<Arc<ModelVersion>> {
         let _change = self.changes.acquire().await.map_err(Error::internal)?;
         let config = self.registry.config(&entry.id);
         let pipeline = config.pipeline_of(&entry.version);
@@ -189,11 +211,10 @@ impl Models {
             // Somebody changed it since it was bound.
             model.pipeline = self.bind(pipeline, &model).await?;
         }
-        let known = self.registry.find(&entry.id, Some(&entry.version))?;
-        // Removed and uploaded anew while this one was loading, it would be another.
-        let is_same = known.info.is_none_or(|info| info.sha256 == model.info.sha256);
-        match known.state {
-            State::Loading(_) if is_same => Ok(self.registry.insert(model)),
+        match self.registry.find(&entry.id, Some(&entry.version))?.state {
+            State::Loading(current, _) if current == serial => Ok(self.registry.insert(model)),
+            // It was unloaded and loaded, or removed and uploaded anew, while this load was under way.
+            State::Ready(model) => Ok(model),
             state => Err(Error::new(
                 ErrorCode::NotReady,
                 format!("model {}, version {} is {} meanwhile", entry.id, entry.version, state.name()),
@@ -212,7 +233,7 @@ impl Models {
         let inputs = input_specs(&info.metadata.inputs);
         let workers = Arc::new(self.start_workers(&info, &inputs, file).await?);
         let (serial, pipeline) = (ModelVersion::next_serial(), BoundPipeline::default());
-        Ok(ModelVersion { serial, info: Arc::new(info), path, inputs, labels, pipeline, workers })
+        Ok(ModelVersion { serial, info: Arc::new(info), path, inputs, labels, pipeline, workers, memory: None })
     }
 
     async fn start_workers(&self, info: &Sidecar, inputs: &[InputSpec], file: PathBuf) -> Result<Workers> {
@@ -245,45 +266,64 @@ impl Models {
         session.saturating_mul(self.engine.instance_count(files) as u64)
     }
 
-    /// Unloads what was not used for longest until a version of that many bytes fits.
+    /// Whether a version would fit without another being unloaded for it.
+    pub fn has_room_for(&self, entry: &Entry) -> bool {
+        let known = self.registry.find(&entry.id, Some(&entry.version)).ok().and_then(|known| known.info);
+        known.is_some_and(|info| self.memory_of(&info) <= self.memory.free())
+    }
+
+    /// Memory for a version of that many bytes: what was not used for longest is unloaded until it fits, and requests under
+    /// way are waited for, which hold what they began with.
     ///
     /// # Errors
-    /// It would not fit alone.
-    pub(super) fn make_room(&self, entry: &Entry, bytes: u64) -> Result<()> {
-        let limit = self.engine.max_loaded_bytes();
+    /// `TooLarge` where it would not fit alone, `Overloaded` where too much of the memory stays in use.
+    pub(super) async fn make_room(&self, entry: &Entry, bytes: u64) -> Result<Reserved> {
+        let limit = self.memory.limit();
         if bytes > limit {
             return Err(Error::new(
                 ErrorCode::TooLarge,
                 format!("a version that takes {bytes} bytes loaded is larger than {limit} (--max-loaded-bytes)"),
             ));
         }
-        let is_other = |known: &KnownVersion| known.id != entry.id || known.version != entry.version;
-        let held = |known: &KnownVersion| match known.state {
-            State::Ready(_) | State::Loading(_) => known.info.as_ref().map_or(0, |info| self.memory_of(info)),
-            _ => 0,
-        };
-        let mut taken: u64 = self.registry.list().iter().filter(|known| is_other(known)).map(held).sum();
-        for model in self.registry.least_recently_used() {
-            if taken.saturating_add(bytes) <= limit {
-                break;
+        let deadline = Instant::now() + self.predict_timeout;
+        loop {
+            let freed = self.memory.freed();
+            if let Some(reserved) = self.memory.reserve(bytes) {
+                return Ok(reserved);
             }
-            let used = Entry { id: model.id().to_owned(), version: model.version().to_owned() };
-            if used != *entry && self.let_go(&used, State::Cold, "memory") {
-                taken = taken.saturating_sub(self.memory_of(&model.info));
+            if Instant::now() > deadline {
+                let message =
+                    format!("all {limit} bytes for loaded versions are in use (--max-loaded-bytes); try again");
+                return Err(Error::new(ErrorCode::Overloaded, message));
             }
+            self.evict_one(entry);
+            // What is loading now can be unloaded as soon as it is loaded, which frees nothing by itself.
+            tokio::time::timeout(BETWEEN_EVICTIONS, freed).await.ok();
         }
-        Ok(())
+    }
+
+    /// Unloads the version that was not used for longest, for another's sake.
+    fn evict_one(&self, other: &Entry) {
+        let is_other = |model: &Arc<ModelVersion>| model.id() != other.id || model.version() != other.version;
+        let Some(model) = self.registry.least_recently_used().into_iter().find(is_other) else { return };
+        let entry = Entry { id: model.id().to_owned(), version: model.version().to_owned() };
+        // An operator may have unloaded it meanwhile, and that stays so.
+        let is_it = |known: &KnownVersion| known.ready().is_some_and(|ready| ready.serial == model.serial);
+        let before = self.registry.change(&entry, |known| is_it(known).then_some(State::Cold));
+        self.was_unloaded(&entry, before.as_ref(), "memory");
     }
 
     /// Unloads a version, if it is loaded. Requests under way end with it; its memory is free when the last one has.
-    pub(super) fn let_go(&self, entry: &Entry, state: State, reason: &str) -> bool {
+    pub(super) fn let_go(&self, entry: &Entry, state: State, reason: &str) {
         let before = self.registry.change(entry, |_| Some(state));
-        let was_loaded = matches!(before, Some(State::Ready(_)));
-        if was_loaded {
+        self.was_unloaded(entry, before.as_ref(), reason);
+    }
+
+    fn was_unloaded(&self, entry: &Entry, before: Option<&State>, reason: &str) {
+        if matches!(before, Some(State::Ready(_))) {
             self.metrics.model_unloads.with_label_values(&[&entry.id, &entry.version, reason]).inc();
             tracing::info!(model = entry.id, version = entry.version, reason, "model unloaded");
         }
-        was_loaded
     }
 }
 

@@ -12,6 +12,7 @@ mod labels;
 mod layout;
 mod lifecycle;
 mod load;
+mod memory;
 mod registry;
 mod removal;
 mod repository;

@@ -10,6 +10,7 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 
 use super::layout::VersionMarks;
+use super::memory::Reserved;
 use super::repository::{Entry, ModelConfig};
 use super::spec::InputSpec;
 use super::traffic::{Sticky, point_of};
@@ -31,6 +32,8 @@ pub struct ModelVersion {
     pub labels: Vec<String>,
     pub pipeline: BoundPipeline,
     pub workers: Arc<Workers>,
+    /// What it takes of the memory that versions share; `None` for one that is not the host's.
+    pub memory: Option<Arc<Reserved>>,
 }
 
 /// The plugins around a version, initialised for it.
@@ -104,8 +107,8 @@ pub enum State {
     Cold,
     /// An operator unloaded it: it takes no requests until it is loaded again.
     Unloaded,
-    /// On its way; whoever needs it waits for the same load.
-    Loading(Loading),
+    /// On its way; whoever needs it waits for the same load, which has a number that no other has.
+    Loading(u64, Loading),
     Ready(Arc<ModelVersion>),
     /// It cannot serve, and why.
     Failed(Error),
@@ -120,7 +123,7 @@ impl State {
         match self {
             State::Cold => "cold",
             State::Unloaded => "unloaded",
-            State::Loading(_) => "loading",
+            State::Loading(..) => "loading",
             State::Ready(_) => "ready",
             State::Failed(_) => "failed",
         }
@@ -229,7 +232,7 @@ impl Registry {
         known.touch();
         match &known.state {
             State::Ready(model) => Ok(Route::Ready(Arc::clone(model))),
-            State::Cold | State::Loading(_) => Ok(Route::Cold(known.entry())),
+            State::Cold | State::Loading(..) => Ok(Route::Cold(known.entry())),
             State::Unloaded => Err(unloaded(known)),
             State::Failed(error) => Err(cannot_serve(known, error)),
         }
@@ -344,11 +347,11 @@ impl Registry {
         }
     }
 
-    /// The load that makes a version serve: the one under way, or the one that `begin` starts.
+    /// The load that makes a version serve: the one under way, or the one that `begin` starts under a number of its own.
     ///
     /// # Errors
     /// No such version, or one that cannot be loaded.
-    pub fn loading(&self, entry: &Entry, begin: impl FnOnce() -> Loading) -> Result<Loading> {
+    pub fn loading(&self, entry: &Entry, begin: impl FnOnce(u64) -> Loading) -> Result<Loading> {
         let mut models = self.write();
         let Some(model) = models.get_mut(&entry.id) else { return Err(unknown_model(&models, &entry.id)) };
         let Some(known) = model.versions.get_mut(&entry.version) else {
@@ -357,12 +360,13 @@ impl Registry {
         known.touch();
         match &known.state {
             State::Ready(model) => Ok(std::future::ready(Ok(Arc::clone(model))).boxed().shared()),
-            State::Loading(loading) => Ok(loading.clone()),
+            State::Loading(_, loading) => Ok(loading.clone()),
             State::Unloaded => Err(unloaded(known)),
             State::Failed(error) => Err(cannot_serve(known, error)),
             State::Cold => {
-                let loading = begin();
-                known.state = State::Loading(loading.clone());
+                let serial = ModelVersion::next_serial();
+                let loading = begin(serial);
+                known.state = State::Loading(serial, loading.clone());
                 Ok(loading)
             }
         }
@@ -420,8 +424,10 @@ fn draw<'m>(model: &'m Model, id: &str, key: impl FnOnce(&Sticky) -> Option<Stri
         let drawn = traffic.draw(point, |version| model.versions.get(version).is_some_and(KnownVersion::can_serve));
         drawn.and_then(|version| model.versions.get(version))
     };
-    // Nothing has served yet, but something is on its way.
-    let on_its_way = || model.versions.values().filter(|known| matches!(known.state, State::Loading(_) | State::Cold));
+    // Nothing of what the rule names has served yet, but something of it is on its way.
+    let is_meant = |known: &&KnownVersion| traffic.weights.is_empty() || traffic.weights.contains_key(&known.version);
+    let is_coming = |known: &&KnownVersion| matches!(known.state, State::Loading(..) | State::Cold);
+    let on_its_way = || model.versions.values().filter(is_meant).filter(is_coming);
     drawn.or_else(|| on_its_way().max_by_key(|known| known.age())).ok_or_else(|| {
         let why = |known: &KnownVersion| match &known.state {
             State::Failed(error) => format!("{} ({})", known.version, error.message),

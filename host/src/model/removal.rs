@@ -2,7 +2,7 @@
 
 use chrono::{TimeDelta, Utc};
 
-use super::layout::{MODEL, SIDECAR, TOMBSTONE};
+use super::layout::{CONFIG, MODEL, SIDECAR, TOMBSTONE};
 use super::repository::{Entry, Repository, RepositoryError, Result, to_json};
 
 /// Age from which what is half-done in a store of several hosts is nobody's any more.
@@ -46,6 +46,14 @@ impl Repository {
         }
     }
 
+    /// Removes what is set for a model that has no version, not even one on its way.
+    pub(super) async fn remove_lone_config(&self, id: &str) -> Result<()> {
+        if self.versions(id).await?.is_empty() {
+            self.store.delete(&self.layout.of_model(id, CONFIG)).await?;
+        }
+        Ok(())
+    }
+
     /// Removes what hosts that were killed left half-done, at the start of this one.
     pub async fn tidy_at_start(&self) -> Result<()> {
         // Nobody else can be at it.
@@ -66,6 +74,8 @@ impl Repository {
             if partial.has_sidecar && partial.changed <= before && !snapshot.deleted.contains_key(&entry.id) {
                 tracing::warn!(model = entry.id, version = entry.version, "removing an upload that did not end");
                 self.remove(&entry).await?;
+                // It may have brought its pipeline.
+                self.remove_lone_config(&entry.id).await?;
             }
         }
         for (id, since) in snapshot.deleted {

@@ -211,6 +211,8 @@ pub enum RepositoryError {
     Unfinished { id: String, version: String },
     #[error("model {id} is being deleted; try again when it is gone")]
     BeingDeleted { id: String },
+    #[error("in this store {id} is the name of a folder of the host's own; give the model another id")]
+    Reserved { id: String },
     #[error(
         "the store is the folder of one model, and has no place for uploads; --store of a folder that holds models \
          takes them"
@@ -237,6 +239,7 @@ impl From<RepositoryError> for Error {
             | RepositoryError::Unfinished { .. }
             | RepositoryError::BeingDeleted { .. } => Error::new(ErrorCode::Conflict, error.to_string()),
             RepositoryError::Contended { .. } => Error::new(ErrorCode::Overloaded, error.to_string()),
+            RepositoryError::Reserved { .. } => Error::invalid_input(error.to_string()),
             RepositoryError::NoPlace => Error::new(ErrorCode::Forbidden, error.to_string()),
             RepositoryError::Store(error) => error.into(),
             RepositoryError::File(error) => store::scratch_error(error),
@@ -253,11 +256,8 @@ impl Repository {
     /// # Errors
     /// The store cannot be listed.
     pub async fn of_store(store: Store, name: &str) -> Result<Repository> {
-        let mut objects = store.list(Layout::Own.root()).await?;
-        if objects.is_empty() {
-            objects = store.list("").await?;
-        }
-        let layout = Layout::detect(&objects, name);
+        let is_marked = store.read(MARKER).await?.is_some();
+        let layout = if is_marked { Layout::Own } else { Layout::detect(&store.list("").await?, name) };
         if layout != Layout::Own {
             tracing::info!(?layout, "the store was laid out by somebody else; it is served as it is");
         }
@@ -440,28 +440,40 @@ impl Repository {
     /// # Errors
     /// [`RepositoryError::Exists`], or the store's; nothing of the version is left then.
     pub async fn publish(&self, sidecar: &Sidecar, labels: Option<&Bytes>, folder: &Path) -> Result<String> {
-        let entry = &Entry { id: sidecar.id.clone(), version: sidecar.version.clone() };
-        self.claim(entry, sidecar).await?;
-        let path = self.layout.of_version(entry, MODEL);
-        let written = async {
-            if let Some(labels) = labels {
-                self.store.replace(&self.layout.of_version(entry, LABELS), labels.clone()).await?;
-            }
-            for file in &sidecar.files {
-                let path = self.layout.of_version(entry, &file.path);
-                self.store.write_file(&path, &folder.join(&file.path)).await?;
-            }
-            self.store.write_file(&path, &folder.join(MODEL)).await
-        };
-        match written.await {
-            Ok(()) => Ok(path),
-            Err(error) => {
-                if let Err(error) = self.remove(entry).await {
-                    tracing::error!(model = entry.id, version = entry.version, %error, "a failed upload was left behind");
-                }
-                Err(error.into())
-            }
+        let entry = Entry { id: sidecar.id.clone(), version: sidecar.version.clone() };
+        self.claim(&entry, sidecar).await?;
+        let written = self.write(sidecar, labels, folder).await;
+        if written.is_err()
+            && let Err(error) = self.remove(&entry).await
+        {
+            tracing::error!(model = entry.id, version = entry.version, %error, "a failed upload was left behind");
         }
+        written
+    }
+
+    /// Writes the files of a version that was claimed, the model last. Answers with its path.
+    ///
+    /// # Errors
+    /// The store's, or [`RepositoryError::BeingDeleted`] where somebody removed the model meanwhile.
+    pub(super) async fn write(&self, sidecar: &Sidecar, labels: Option<&Bytes>, folder: &Path) -> Result<String> {
+        let entry = &Entry { id: sidecar.id.clone(), version: sidecar.version.clone() };
+        if let Some(labels) = labels {
+            self.store.replace(&self.layout.of_version(entry, LABELS), labels.clone()).await?;
+        }
+        for file in &sidecar.files {
+            let path = self.layout.of_version(entry, &file.path);
+            self.store.write_file(&path, &folder.join(&file.path)).await?;
+        }
+        let path = self.layout.of_version(entry, MODEL);
+        self.store.write_file(&path, &folder.join(MODEL)).await?;
+        // A deletion of the whole model may have taken the other files while the last one was on its way.
+        let claim = self.store.read(&self.layout.of_version(entry, SIDECAR)).await?;
+        let claim = claim.map(|json| self.read_sidecar(entry, &json)).transpose()?;
+        let is_claimed = claim.is_some_and(|claim| claim.uploaded_at == sidecar.uploaded_at);
+        if !is_claimed || self.store.read(&self.layout.of_model(&entry.id, TOMBSTONE)).await?.is_some() {
+            return Err(RepositoryError::BeingDeleted { id: entry.id.clone() });
+        }
+        Ok(path)
     }
 
     /// Publishes a version from a folder of the bundle, where files have their names of the store.
@@ -480,11 +492,17 @@ impl Repository {
     }
 
     /// Creates the sidecar, if there is neither one nor a model.
-    async fn claim(&self, entry: &Entry, sidecar: &Sidecar) -> Result<()> {
+    ///
+    /// # Errors
+    /// [`RepositoryError::Exists`] and its like.
+    pub(super) async fn claim(&self, entry: &Entry, sidecar: &Sidecar) -> Result<()> {
         if !self.layout.takes_uploads() {
             return Err(RepositoryError::NoPlace);
         }
         let Entry { id, version } = entry.clone();
+        if !self.is_ours() && ["models", "plugins"].contains(&id.as_str()) {
+            return Err(RepositoryError::Reserved { id });
+        }
         let (tombstone, model) = (self.layout.of_model(&id, TOMBSTONE), self.layout.of_version(entry, MODEL));
         let objects = self.store.list(&self.layout.of_model(&id, "")).await?;
         if objects.iter().any(|object| object.path == tombstone) {

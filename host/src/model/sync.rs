@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use super::layout::{Snapshot, VersionMarks};
 use super::load::Models;
 use super::registry::{KnownVersion, State};
-use super::repository::{Entry, ModelConfig};
+use super::repository::{Entry, ModelConfig, RepositoryError};
 use crate::error::{Error, ErrorCode, Result};
 use crate::store::Mark;
 
@@ -74,8 +74,7 @@ impl Models {
     /// The store cannot be read, or has lost everything.
     pub async fn look_at_store(&self) -> Result<()> {
         let began = Instant::now();
-        let unreachable =
-            |error: super::RepositoryError| Error { message: error.to_string(), ..Error::internal(&error) };
+        let unreachable = |error: RepositoryError| Error { message: error.to_string(), ..Error::internal(&error) };
         let snapshot = self.repository.snapshot().await.map_err(unreachable)?;
         if snapshot.models.is_empty()
             && !self.registry.list().is_empty()
@@ -128,12 +127,21 @@ impl Models {
                 let before = known.marks.clone();
                 let has_changed = before.as_ref().is_some_and(|before| *before != marks);
                 let is_replaced = before.is_some_and(|before| before.is_replaced_by(&marks));
-                let has_failed = matches!(known.state, State::Failed(_));
-                self.registry.set_marks(&entry, marks.clone());
-                if !is_replaced && !(has_failed && (new_plugins || has_changed)) {
+                let may_serve_now = match &known.state {
+                    State::Failed(error) => new_plugins || has_changed || error.code == ErrorCode::NotReady,
+                    // Its first load came to nothing, and nobody asks for it by itself.
+                    State::Cold => !known.takes_traffic,
+                    _ => false,
+                };
+                if !is_replaced && !may_serve_now {
+                    self.registry.set_marks(&entry, marks);
                     return;
                 }
                 let anew = self.look_at(entry.clone(), marks, known.takes_traffic).await;
+                if matches!(&anew.state, State::Failed(error) if error.code == ErrorCode::NotReady) {
+                    // What serves goes on until it can be told what takes its place.
+                    return;
+                }
                 self.forget(&entry, "changed in the store").await;
                 self.registry.know(anew);
             }
@@ -148,6 +156,8 @@ impl Models {
         let _change = self.changes.acquire().await.map_err(Error::internal)?;
         let config = match self.repository.config(id).await {
             Ok(config) => config,
+            // It is looked at again with the store.
+            Err(error @ RepositoryError::Store(_)) => return Err(error.into()),
             Err(error) => {
                 tracing::error!(model = id, %error, "the model's configuration is not readable; it serves on as before");
                 self.registry.set_config_mark(id, mark);

@@ -11,7 +11,7 @@ use super::archive::Archive;
 use super::incoming::{CameWith, NewFiles, inspect};
 use super::load::Models;
 use super::registry::ModelVersion;
-use super::repository::{Entry, Pipeline, Settings, Sidecar, StageBinding, Stored};
+use super::repository::{Entry, ModelConfig, Pipeline, Settings, Sidecar, StageBinding, Stored};
 use super::{check_name, labels};
 use crate::error::{Error, ErrorCode, Result};
 use crate::onnx::ModelMetadata;
@@ -79,33 +79,68 @@ impl Models {
         self.publish(model, new).await
     }
 
-    /// Makes a checked version serve, and what is bound to it last.
-    async fn publish(&self, mut model: ModelVersion, new: &NewModel) -> Result<Arc<ModelVersion>> {
-        let _change = self.changes.acquire().await.map_err(Error::internal)?;
+    /// Publishes a checked version, and makes it serve. Its name is claimed first: what is set for it and was not published in
+    /// the end is taken back, here or by the next start.
+    async fn publish(&self, model: ModelVersion, new: &NewModel) -> Result<Arc<ModelVersion>> {
+        let entry = Entry { id: new.id.clone(), version: new.version.clone() };
         let before = self.repository.config(&new.id).await?;
-        let pipeline = new.pipeline.as_ref().unwrap_or_else(|| before.pipeline_of(&new.version));
-        if *pipeline != model.pipeline.configured || !self.are_current(&model.pipeline) {
-            // Somebody changed it since it was bound.
-            self.bind_and_try(&mut model, &pipeline.clone()).await?;
+        self.repository.claim(&entry, &model.info).await?;
+        let published = self.publish_claimed(model, new).await;
+        if published.is_err()
+            && let Err(error) = self.withdraw(&entry, new, &before).await
+        {
+            tracing::error!(model = entry.id, version = entry.version, %error, "a failed upload was left behind");
         }
-        let is_set = pipeline == before.pipeline_of(&new.version);
-        if !is_set {
-            // The configuration first: of a version that is not there yet it says nothing.
-            self.set_pipeline_of(new, pipeline).await?;
+        published
+    }
+
+    /// The leave to change is not held while the files go to the store, which may take minutes.
+    async fn publish_claimed(&self, mut model: ModelVersion, new: &NewModel) -> Result<Arc<ModelVersion>> {
+        {
+            let _change = self.changes.acquire().await.map_err(Error::internal)?;
+            let config = self.repository.config(&new.id).await?;
+            let pipeline = new.pipeline.as_ref().unwrap_or_else(|| config.pipeline_of(&new.version));
+            self.bind_to_current(&mut model, pipeline).await?;
+            if pipeline != config.pipeline_of(&new.version) {
+                self.set_pipeline_of(new, pipeline).await?;
+            }
         }
-        let published = self.repository.publish(&model.info, new.labels.as_ref(), new.files.folder()).await;
-        if published.is_err() && !is_set {
-            self.change_config(&new.id, |config| *config = before.clone()).await?;
-        }
-        model.path = published?;
+        model.path = self.repository.write(&model.info, new.labels.as_ref(), new.files.folder()).await?;
+        let _change = self.changes.acquire().await.map_err(Error::internal)?;
+        let config = self.repository.config(&new.id).await?;
+        self.bind_to_current(&mut model, config.pipeline_of(&new.version)).await?;
         let model = self.registry.insert(model);
         tracing::info!(model = model.id(), version = model.version(), bytes = model.info.size, "model uploaded");
         Ok(model)
     }
 
+    /// Binds again where somebody changed the pipeline, or one of its plugins, since it was bound.
+    async fn bind_to_current(&self, model: &mut ModelVersion, pipeline: &Pipeline) -> Result<()> {
+        if *pipeline != model.pipeline.configured || !self.are_current(&model.pipeline) {
+            self.bind_and_try(model, pipeline).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes back what a failed upload left, and nothing that others changed meanwhile.
+    async fn withdraw(&self, entry: &Entry, new: &NewModel, before: &ModelConfig) -> Result<()> {
+        let _change = self.changes.acquire().await.map_err(Error::internal)?;
+        self.repository.remove(entry).await?;
+        let Some(pipeline) = &new.pipeline else { return Ok(()) };
+        self.change_config(&entry.id, |config| {
+            let own = config.version_mut(&entry.version);
+            own.pipeline = own.pipeline.take().filter(|own| own != pipeline);
+            if config.pipeline == *pipeline {
+                config.pipeline = before.pipeline.clone();
+            }
+        })
+        .await?;
+        Ok(self.repository.remove_lone_config(&entry.id).await?)
+    }
+
     /// Sets an upload's pipeline: for all versions by the first one, and for itself by a later one.
     async fn set_pipeline_of(&self, new: &NewModel, pipeline: &Pipeline) -> Result<()> {
-        let is_first = self.repository.versions(&new.id).await?.is_empty();
+        let is_first = self.repository.versions(&new.id).await?.iter().all(|version| *version == new.version);
         self.change_config(&new.id, |config| {
             let place = if is_first {
                 &mut config.pipeline
@@ -181,8 +216,10 @@ impl Models {
             metadata: files.inspected.metadata.clone(),
         };
         let entry = Entry { id: new.id.clone(), version: new.version.clone() };
-        self.make_room(&entry, self.memory_of(&sidecar))?;
-        self.open(sidecar, String::new(), class_labels, file).await
+        let memory = self.make_room(&entry, self.memory_of(&sidecar)).await?;
+        let mut model = self.open(sidecar, String::new(), class_labels, file).await?;
+        model.memory = Some(Arc::new(memory));
+        Ok(model)
     }
 
     /// A version of the store, tried as an upload is where it did not come by one: laid down by hand, or bundled.

@@ -261,3 +261,21 @@ async fn an_answer_that_is_a_plugins_is_one_output() {
     let said: Value = serde_json::from_str(output["data"][0].as_str().unwrap()).unwrap();
     assert_eq!(said["label"], "virginica");
 }
+
+#[tokio::test]
+async fn a_map_with_more_keys_than_values_is_refused_and_so_is_an_output_asked_for_twice() {
+    let (host, _store) = host_with_add().await;
+    let map = std::fs::read(fixture("models/values/map.onnx")).unwrap();
+    assert_eq!(host.upload("map", "1", map).await.0, 201);
+    let too_many_keys = json!([
+        tensor("x", "FP32", &json!([1]), &json!([1.0])),
+        tensor("x.keys", "BYTES", &json!([3]), &json!(["a", "b", "c"])),
+    ]);
+    let (status, refused) = host.infer("map", json!({ "inputs": too_many_keys })).await;
+    assert_eq!(status, 400, "{refused}");
+    let outputs = json!([{ "name": "label" }, { "name": "label" }]);
+    let inputs = json!([tensor("X", "FP32", &json!([1, 4]), &json!([5.1, 3.5, 1.4, 0.2]))]);
+    let (status, refused) = host.infer("iris", json!({ "inputs": inputs, "outputs": outputs })).await;
+    assert_eq!(status, 400);
+    assert!(error_message(&refused).contains("label is asked for twice"), "{refused}");
+}

@@ -261,3 +261,80 @@ async fn plugins_come_to_versions_that_are_not_loaded_too() {
     assert_eq!(post(&host, "/models/iris/versions/3/load").await.0, 200);
     assert_eq!(serving(&host, ask()).await, "3");
 }
+
+#[tokio::test]
+async fn what_the_weights_leave_out_does_not_answer_for_what_cannot_serve() {
+    let store = tempfile::tempdir().unwrap();
+    for (version, model) in [("1", b"no model".to_vec()), ("2", iris())] {
+        let folder = store.path().join("models/iris").join(version);
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("model.onnx"), model).unwrap();
+    }
+    std::fs::write(store.path().join("models/iris/model.toml"), "[traffic.weights]\n1 = 1\n").unwrap();
+    let host = Host::start(store.path(), &[]).await;
+    let (status, refused) = host.predict(ask()).await;
+    assert_eq!(status, 503);
+    assert!(error_message(&refused).contains("not an ONNX model"), "{refused}");
+    assert_eq!(serving(&host, json!({ "model_id": "iris", "version": "2", "features": [1, 2, 3, 4] })).await, "2");
+    assert_eq!(delete(&host, "/models/iris/traffic").await.0, 200);
+    assert_eq!(serving(&host, ask()).await, "2");
+}
+
+#[tokio::test]
+async fn what_is_set_for_a_model_goes_with_its_last_version() {
+    let (host, store) = Host::with_iris(&[]).await;
+    assert_eq!(post(&host, "/models/iris/versions/1/unload").await.0, 200);
+    assert!(store.path().join("models/iris/model.toml").exists());
+    assert_eq!(delete(&host, "/models/iris/versions/1").await.0, 200);
+    assert!(!store.path().join("models/iris").exists());
+    assert_eq!(host.upload("iris", "1", iris()).await.0, 201);
+    assert_eq!(serving(&host, ask()).await, "1");
+}
+
+#[tokio::test]
+async fn many_cold_models_asked_for_at_once_share_the_memory_there_is() {
+    let store = tempfile::tempdir().unwrap();
+    let ids = ["a", "b", "c", "d", "e", "f"];
+    for id in ids {
+        let folder = store.path().join(format!("models/{id}/1"));
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("model.onnx"), iris()).unwrap();
+    }
+    let first = Host::start(store.path(), &[]).await;
+    let mut largest = 0;
+    for id in ids {
+        let (_, info) = get(&first, &format!("/models/info?id={id}")).await;
+        largest = largest.max(info["info"]["memory"]["bytes"].as_u64().unwrap());
+    }
+    drop(first);
+    let limit = largest * 2;
+    let host = Host::start(store.path(), &["--max-loaded-bytes", &limit.to_string()]).await;
+    let asked = ids.map(|id| host.predict(json!({ "model_id": id, "features": [5.1, 3.5, 1.4, 0.2] })));
+    for (status, answered) in futures_util::future::join_all(asked).await {
+        assert_eq!(status, 200, "{answered}");
+    }
+    let mut loaded = 0.0;
+    for id in ids {
+        let memory = format!("nexus_model_memory_bytes{{model=\"{id}\",version=\"1\"}}");
+        loaded += host.metric(&memory).await.unwrap_or_default();
+    }
+    assert!(loaded > 0.0 && loaded <= limit as f64, "{loaded} of {limit}");
+}
+
+#[tokio::test]
+async fn a_triton_repository_takes_no_model_by_the_name_of_the_hosts_own_folders() {
+    let store = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(store.path().join("flowers/1")).unwrap();
+    std::fs::write(store.path().join("flowers/1/model.onnx"), iris()).unwrap();
+    let host = Host::start(store.path(), &[]).await;
+    for id in ["models", "plugins"] {
+        let (status, refused) = host.upload(id, "1", iris()).await;
+        assert_eq!(status, 400);
+        assert!(error_message(&refused).contains("give the model another id"), "{refused}");
+    }
+    assert_eq!(host.upload("roses", "1", iris()).await.0, 201);
+    let again = Host::start(store.path(), &[]).await;
+    for id in ["flowers", "roses"] {
+        assert_eq!(serving(&again, json!({ "model_id": id, "features": [1, 2, 3, 4] })).await, "1");
+    }
+}

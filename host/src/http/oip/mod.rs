@@ -15,10 +15,9 @@ use serde_json::{Value, json};
 
 use self::request::Head;
 use super::predict::{asks_for_fresh, target};
-use super::{Observation, read_body};
+use super::{Observation, prediction_body};
 use crate::app::App;
 use crate::blocking::off_async_threads;
-use crate::config::to_usize;
 use crate::error::{Error, ErrorCode, Result};
 use crate::model::{KnownVersion, ModelVersion, Route, Sticky, value_spec};
 use crate::onnx::ValueInfo;
@@ -104,13 +103,8 @@ pub async fn infer(
 ) -> Result<Response> {
     let _permit = app.admit_prediction()?;
     let use_cache = !asks_for_fresh(request.headers());
-    let limit = app.config.limits.predict_timeout;
     let (parts, body) = request.into_parts();
-    let body = read_body(body, to_usize(app.config.limits.max_body_bytes), "--max-body-bytes");
-    let body = tokio::time::timeout(limit, body).await.map_err(|_| {
-        let limit = humantime::format_duration(limit);
-        Error::new(ErrorCode::RequestTimeout, format!("the body did not come within {limit} (--predict-timeout)"))
-    })??;
+    let body = prediction_body(&app, body).await?;
     let head = Head::split(&parts.headers, body)?;
     let model = resolve(&app, &named, &parts.headers, &head).await?;
     observation.serves(&model);
@@ -135,6 +129,6 @@ async fn resolve(app: &App, named: &[(String, String)], headers: &HeaderMap, hea
     };
     match app.models.registry.route(id, parameter(named, "version"), key)? {
         Route::Ready(model) => Ok(model),
-        Route::Cold(version) => app.models.ready(&version).await,
+        Route::Cold(version) => app.models.ready_in_time(&version).await,
     }
 }

@@ -1,7 +1,7 @@
 //! An inference request: its JSON, and the tensors that follow it as bytes.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use axum::http::HeaderMap;
 use bytes::Bytes;
@@ -131,6 +131,12 @@ pub(super) fn parse(model: &ModelVersion, head: &Head) -> Result<Parsed> {
 
 fn wanted(request: &InferRequest<'_>) -> Result<Wanted> {
     let binary = request.parameters.binary_data_output;
+    // What comes twice is refused: an answer is as large as the model makes it, and not as often as it is asked for.
+    let names = request.outputs.iter().flatten().map(|output| output.name.as_ref());
+    let mut seen = HashSet::new();
+    if let Some(twice) = names.into_iter().find(|name| !seen.insert(*name)) {
+        return Err(Error::invalid_input(format!("output {twice} is asked for twice")));
+    }
     let outputs = request.outputs.as_ref().map(|outputs| {
         let outputs = outputs.iter().map(|output| {
             if output.parameters.classification.is_some() {
