@@ -55,7 +55,7 @@ impl Archive {
     ///
     /// # Errors
     /// It is damaged, holds links, leaves its folder, is larger than it may be, or has not exactly one model.
-    pub fn unpack(self, file: &Path, scratch: &Path, limits: ArchiveLimits) -> Result<CameWith> {
+    pub(super) fn unpack(self, file: &Path, scratch: &Path, limits: ArchiveLimits) -> Result<CameWith> {
         let file = File::open(file).map_err(Error::internal)?;
         let mut unpacked = Unpacked { scratch, limits, files: BTreeMap::new(), entries: 0, bytes: 0 };
         match self {

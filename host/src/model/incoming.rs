@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
+use super::archive::{Archive, ArchiveLimits};
 use super::layout::{LABELS, MODEL, SIDECAR};
 use super::repository::DataFile;
 use crate::error::{Error, Result};
@@ -33,8 +34,14 @@ pub struct NewFiles {
     pub inspected: ModelFile,
 }
 
+/// A model's file or an archive of it, and other files by their paths beside it, as a client sent them.
+pub struct CameAs {
+    pub file: StagedFile,
+    pub data: BTreeMap<String, StagedFile>,
+}
+
 /// A model and what came with it, by the paths it came under.
-pub struct CameWith {
+pub(super) struct CameWith {
     pub model: StagedFile,
     pub data: BTreeMap<String, StagedFile>,
     /// Whether a file that the model does not name is a mistake, or just something else in an archive.
@@ -42,11 +49,26 @@ pub struct CameWith {
 }
 
 impl NewFiles {
+    /// Takes apart what came as an archive, and lays out the model's files as it names them. Blocks on the disk.
+    ///
+    /// # Errors
+    /// It is no ONNX model, or files that it names are missing, too many, or outside of its folder.
+    pub fn of(came: CameAs, scratch: &Path, limits: ArchiveLimits) -> Result<NewFiles> {
+        let came = match Archive::of(&came.file.path).map_err(Error::internal)? {
+            Some(_) if !came.data.is_empty() => {
+                return Err(Error::invalid_input("an archive holds all files; send no parts `data` beside it"));
+            }
+            Some(archive) => archive.unpack(&came.file.path, scratch, limits)?,
+            None => CameWith { model: came.file, data: came.data, only_what_is_named: true },
+        };
+        NewFiles::lay_out(scratch, came)
+    }
+
     /// Reads what a model says of itself, and lays out what it names beside it. Blocks on the disk.
     ///
     /// # Errors
     /// It is no ONNX model, uses operators that nobody has, or names files that are not there or outside of its folder.
-    pub fn lay_out(scratch: &Path, came: CameWith) -> Result<NewFiles> {
+    fn lay_out(scratch: &Path, came: CameWith) -> Result<NewFiles> {
         let inspected = inspect(&came.model.path)?;
         let mut wanted = named_files(&inspected)?;
         let mut data = came.data;

@@ -25,7 +25,7 @@ mod worker;
 
 pub use archive::{Archive, ArchiveLimits};
 pub use bind::{Golden, Rebound, describe};
-pub use incoming::{NewFiles, path_in_folder};
+pub use incoming::{CameAs, NewFiles, path_in_folder};
 pub use labels::parse as parse_labels;
 pub use layout::{ModelMarks, Snapshot, VersionMarks};
 pub use load::Models;
@@ -38,7 +38,7 @@ pub use repository::{
 pub use spec::{InputSpec, value_spec};
 pub use sync::{StoreHealth, StoreTrouble};
 pub use traffic::{Shadow, Sticky, Traffic};
-pub use upload::{CameAs, IMAGE_PLUGIN, NewModel};
+pub use upload::{IMAGE_PLUGIN, NewModel};
 pub use worker::{Inference, Runtime, WorkerLimits, Workers};
 
 use crate::error::{Error, Result};

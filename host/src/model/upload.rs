@@ -1,21 +1,18 @@
 //! How an upload comes to serve: checked, loaded, bound, published.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use chrono::Utc;
 
-use super::archive::Archive;
-use super::incoming::{CameWith, NewFiles, inspect};
+use super::incoming::{CameAs, NewFiles, inspect};
 use super::load::Models;
 use super::registry::ModelVersion;
 use super::repository::{Entry, ModelConfig, Pipeline, Settings, Sidecar, StageBinding, Stored};
 use super::{check_name, labels};
 use crate::error::{Error, ErrorCode, Result};
 use crate::onnx::ModelMetadata;
-use crate::staging::StagedFile;
 
 /// The plugin that reads images for models uploaded as image models.
 pub const IMAGE_PLUGIN: &str = "image-classifier";
@@ -31,12 +28,6 @@ pub struct NewModel {
     pub pipeline: Option<Pipeline>,
 }
 
-/// A model's file or an archive of it, and other files by their paths beside it, as a client sent them.
-pub struct CameAs {
-    pub file: StagedFile,
-    pub data: BTreeMap<String, StagedFile>,
-}
-
 impl Models {
     /// Takes apart what came as an archive, and lays out the model's files as it names them.
     ///
@@ -44,17 +35,7 @@ impl Models {
     /// It is no ONNX model, or files that it names are missing, too many, or outside of its folder.
     pub async fn take_files(&self, came: CameAs) -> Result<NewFiles> {
         let (scratch, limits) = (self.scratch().to_owned(), self.archive_limits);
-        let lay_out = move || {
-            let archive = Archive::of(&came.file.path).map_err(Error::internal)?;
-            let came = match archive {
-                Some(_) if !came.data.is_empty() => {
-                    return Err(Error::invalid_input("an archive holds all files; send no parts `data` beside it"));
-                }
-                Some(archive) => archive.unpack(&came.file.path, &scratch, limits)?,
-                None => CameWith { model: came.file, data: came.data, only_what_is_named: true },
-            };
-            NewFiles::lay_out(&scratch, came)
-        };
+        let lay_out = move || NewFiles::of(came, &scratch, limits);
         tokio::task::spawn_blocking(lay_out).await.map_err(Error::internal)?
     }
 
