@@ -259,11 +259,13 @@ impl Models {
         started.map_err(Error::internal)?
     }
 
-    /// Memory that a loaded version takes, in bytes: what its sessions took when it was admitted, else what they read.
+    /// Memory that a loaded version takes, in bytes: what a session took when it was admitted, for each worker, and the
+    /// files of weights beside the model, which are mapped once for all of them. What was not measured counts by its files.
     pub fn memory_of(&self, info: &Sidecar) -> u64 {
-        let files = info.total_bytes();
-        let session = info.session_bytes.unwrap_or(files);
-        session.saturating_mul(self.engine.instance_count(files) as u64)
+        let workers = self.engine.instance_count(info.total_bytes()) as u64;
+        let mapped = info.total_bytes().saturating_sub(info.size);
+        let session = info.session_bytes.unwrap_or(info.size);
+        session.saturating_mul(workers).saturating_add(mapped)
     }
 
     /// Whether a version would fit without another being unloaded for it.
