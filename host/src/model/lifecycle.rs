@@ -68,7 +68,7 @@ impl Models {
     pub async fn unload_version(&self, entry: &Entry) -> Result<()> {
         let _change = self.changes.acquire().await.map_err(Error::internal)?;
         self.registry.find(&entry.id, Some(&entry.version))?;
-        check_without_role(entry, &self.registry.config(&entry.id), "unloaded")?;
+        check_without_role(entry, &self.repository.config(&entry.id).await?, "unloaded")?;
         self.change_config(&entry.id, |config| config.version_mut(&entry.version).unloaded = true).await?;
         self.let_go(entry, State::Unloaded, "operator");
         Ok(())

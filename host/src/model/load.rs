@@ -197,7 +197,8 @@ impl Models {
         let memory = self.make_room(entry, self.memory_of(&stored.sidecar)).await?;
         let mut model = self.open(stored.sidecar, stored.path, stored.labels, stored.file).await?;
         model.memory = Some(Arc::new(memory));
-        let config = self.registry.config(&entry.id);
+        // As the store has it: without it, or with an older one, the version would serve without its plugins.
+        let config = self.repository.config(&entry.id).await.map_err(for_operator)?;
         model.pipeline = self.bind(config.pipeline_of(&entry.version), &model).await?;
         Ok(model)
     }
@@ -205,7 +206,7 @@ impl Models {
     /// Makes a loaded version serve, unless it was removed or unloaded meanwhile.
     async fn put_in_service(&self, entry: &Entry, serial: u64, mut model: ModelVersion) -> Result<Arc<ModelVersion>> {
         let _change = self.changes.acquire().await.map_err(Error::internal)?;
-        let config = self.registry.config(&entry.id);
+        let config = self.repository.config(&entry.id).await.map_err(for_operator)?;
         let pipeline = config.pipeline_of(&entry.version);
         if *pipeline != model.pipeline.configured || !self.are_current(&model.pipeline) {
             // Somebody changed it since it was bound.

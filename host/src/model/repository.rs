@@ -1,8 +1,9 @@
 //! The store's layout of models, and the rule that makes a version visible: `models/<id>/<version>/model.onnx` is there.
 //!
 //! A version is published in three steps. The sidecar `model_info.json` is created first, and only if there is none: of
-//! two equal uploads one wins here. Then come the labels, files that the model keeps weights in,
-//! and the model last, which the store shows whole or not at all. A sidecar without a model is an upload that did not end; a model without a sidecar came by hand and gets one.
+//! two equal uploads one wins here. Then come the labels and the files that the model keeps weights in, and the model last,
+//! which the store shows whole or not at all. A sidecar without a model is an upload that did not end; a model without a
+//! sidecar came by hand and gets one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

@@ -166,11 +166,11 @@ impl Models {
         };
         let before = self.registry.config(id);
         self.registry.set_config_mark(id, mark);
-        if *before == config {
-            return Ok(());
+        if *before != config {
+            tracing::info!(model = id, "the model's configuration was changed in the store");
+            self.registry.set_config(id, config.clone());
         }
-        tracing::info!(model = id, "the model's configuration was changed in the store");
-        self.registry.set_config(id, config.clone());
+        // Also where it is as it was before somebody damaged it.
         for known in self.registry.versions(id).unwrap_or_default() {
             self.follow_config(&known, &config).await;
         }
@@ -184,7 +184,8 @@ impl Models {
             (true, _) => {
                 self.let_go(&entry, State::Unloaded, "operator");
             }
-            (false, State::Unloaded) => {
+            // What could not serve may with what is set now.
+            (false, State::Unloaded | State::Failed(_)) => {
                 self.registry.change(&entry, |_| Some(State::Cold));
                 let models = self.clone();
                 tokio::spawn(async move { models.ready(&entry).await.ok() });

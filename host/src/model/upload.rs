@@ -16,6 +16,7 @@ use crate::onnx::ModelMetadata;
 
 /// The plugin that reads images for models uploaded as image models.
 pub const IMAGE_PLUGIN: &str = "image-classifier";
+
 /// A model on its way in: everything of it is on this machine's disk or in memory, nothing is checked yet.
 pub struct NewModel {
     pub id: String,

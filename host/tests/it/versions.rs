@@ -338,3 +338,22 @@ async fn a_triton_repository_takes_no_model_by_the_name_of_the_hosts_own_folders
         assert_eq!(serving(&again, json!({ "model_id": id, "features": [1, 2, 3, 4] })).await, "1");
     }
 }
+
+#[tokio::test]
+async fn a_model_whose_configuration_is_damaged_does_not_serve_without_it() {
+    let (host, store) = Host::with_iris(&[]).await;
+    assert_eq!(host.upload("iris", "2", zipmap()).await.0, 201);
+    assert_eq!(put(&host, "/models/iris/traffic", json!({ "default": "1" })).await.0, 200);
+    let file = store.path().join("models/iris/model.toml");
+    let whole = std::fs::read(&file).unwrap();
+    std::fs::write(&file, "[traffic").unwrap();
+    let again = Host::start(store.path(), &["--store-poll", "50ms"]).await;
+    let (status, refused) = again.predict(ask()).await;
+    assert_eq!(status, 503);
+    assert!(error_message(&refused).contains("model.toml is not readable"), "{refused}");
+    std::fs::write(&file, whole).unwrap();
+    while again.predict(ask()).await.0 != 200 {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert_eq!(serving(&again, ask()).await, "1");
+}
