@@ -6,8 +6,9 @@ use std::sync::Arc;
 use chrono::Utc;
 
 use super::bind::describe;
+use super::model_toml::{Pipeline, StageBinding};
 use super::registry::{BoundPipeline, BoundStage, ModelVersion};
-use super::repository::{Pipeline, Sidecar, StageBinding};
+use super::repository::Sidecar;
 use super::spec::input_specs;
 use super::upload::read_metadata;
 use super::worker::{Runtime, WorkerLimits, Workers};

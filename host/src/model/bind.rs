@@ -6,8 +6,9 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use super::load::Models;
+use super::model_toml::{OnFailure, Pipeline, StageBinding};
 use super::registry::{BoundPipeline, BoundStage, KnownVersion, ModelVersion};
-use super::repository::{Entry, OnFailure, Pipeline, StageBinding};
+use super::repository::Entry;
 use super::spec::{value_spec, zeros};
 use crate::error::{Error, ErrorCode, Result};
 use crate::pipeline::{self, Payload, Trace, only_input};

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::load::Models;
-use super::repository::{Entry, ModelConfig, Pipeline, Settings};
+use super::model_toml::{ModelConfig, Pipeline};
+use super::repository::{Entry, Settings};
 use super::upload::{IMAGE_PLUGIN, names_plugin};
 use crate::error::{Error, ErrorCode, Result};
 

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::load::Models;
+use super::model_toml::ModelConfig;
 use super::registry::{ModelVersion, State};
-use super::repository::{Entry, ModelConfig, Settings};
+use super::repository::{Entry, Settings};
 use super::traffic::Traffic;
 use crate::error::{Error, ErrorCode, Result};
 

@@ -13,6 +13,7 @@ mod layout;
 mod lifecycle;
 mod load;
 mod memory;
+mod model_toml;
 mod registry;
 mod removal;
 mod repository;
@@ -29,12 +30,10 @@ pub use incoming::{CameAs, NewFiles, path_in_folder};
 pub use labels::parse as parse_labels;
 pub use layout::{ModelMarks, Snapshot, VersionMarks};
 pub use load::Models;
+pub use model_toml::{ModelConfig, OnFailure, Pipeline, StageBinding, VersionConfig};
 pub(crate) use registry::version_key;
 pub use registry::{BoundPipeline, BoundStage, KnownVersion, ModelVersion, Registry, Route, State};
-pub use repository::{
-    DataFile, Entry, ModelConfig, OnFailure, Pipeline, Repository, RepositoryError, Sidecar, StageBinding, Stored,
-    VersionConfig,
-};
+pub use repository::{DataFile, Entry, Repository, RepositoryError, Sidecar, Stored};
 pub use spec::{InputSpec, value_spec};
 pub use sync::{StoreHealth, StoreTrouble};
 pub use traffic::{Shadow, Sticky, Traffic};

@@ -11,7 +11,8 @@ use futures_util::future::{BoxFuture, Shared};
 
 use super::layout::VersionMarks;
 use super::memory::Reserved;
-use super::repository::{Entry, ModelConfig};
+use super::model_toml::ModelConfig;
+use super::repository::Entry;
 use super::spec::InputSpec;
 use super::traffic::{Sticky, point_of};
 use super::{OnFailure, Pipeline, Sidecar, Workers};

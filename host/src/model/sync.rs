@@ -8,8 +8,9 @@ use chrono::{DateTime, Utc};
 
 use super::layout::{Snapshot, VersionMarks};
 use super::load::Models;
+use super::model_toml::ModelConfig;
 use super::registry::{KnownVersion, State};
-use super::repository::{Entry, ModelConfig, RepositoryError};
+use super::repository::{Entry, RepositoryError};
 use crate::error::{Error, ErrorCode, Result};
 use crate::store::Mark;
 

@@ -8,8 +8,9 @@ use chrono::Utc;
 
 use super::incoming::{CameAs, NewFiles, inspect};
 use super::load::Models;
+use super::model_toml::{ModelConfig, Pipeline, StageBinding};
 use super::registry::ModelVersion;
-use super::repository::{Entry, ModelConfig, Pipeline, Settings, Sidecar, StageBinding, Stored};
+use super::repository::{Entry, Settings, Sidecar, Stored};
 use super::{check_name, labels};
 use crate::error::{Error, ErrorCode, Result};
 use crate::onnx::ModelMetadata;
