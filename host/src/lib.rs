@@ -44,5 +44,7 @@ pub mod store;
 pub mod telemetry;
 /// Tensors as the host moves them.
 pub mod tensor;
+/// On what terms a request is served.
+pub mod terms;
 /// What a model takes and returns.
 pub mod value;

@@ -9,6 +9,7 @@ use crate::error::{Error, ErrorCode, Result, shorten};
 use crate::model::{BoundStage, ModelVersion, OnFailure};
 use crate::plugin::{Crossed, Instance, Request, Response, Stage};
 use crate::tensor::Tensor;
+use crate::terms::Terms;
 use crate::value::{Value, ValueSpec};
 
 /// What a client asks of a model. Cloning shares the elements.
@@ -121,11 +122,11 @@ impl Trace {
 ///
 /// # Errors
 /// Whatever [`Error`] says: bad input, a plugin's failure, a full queue.
-pub async fn run(model: &ModelVersion, payload: Payload, trace: &mut Trace) -> Result<Answer> {
+pub async fn run(model: &ModelVersion, payload: Payload, terms: &Terms, trace: &mut Trace) -> Result<Answer> {
     let request = match payload {
         Payload::Raw(request) => request,
         Payload::Tensors(tensors) => {
-            let outputs = infer(model, tensors, trace).await?;
+            let outputs = infer(model, tensors, terms, trace).await?;
             // Who sends what a preprocess plugin makes, speaks to the model itself.
             return match model.pipeline.preprocess {
                 Some(_) => Ok(Answer::Outputs(outputs)),
@@ -139,7 +140,7 @@ pub async fn run(model: &ModelVersion, payload: Payload, trace: &mut Trace) -> R
         Ok((tensors, instance)) => (tensors, Some(instance)),
         Err(error) => (go_around_preprocess(model, stage, &request, error, trace)?, None),
     };
-    let outputs = infer(model, tensors, trace).await?;
+    let outputs = infer(model, tensors, terms, trace).await?;
     finish(model, instance.filter(|_| model.pipeline.shares_instance()), outputs, trace).await
 }
 
@@ -183,11 +184,11 @@ fn go_around_preprocess(
     Ok(vec![Value::Tensor(tensor)])
 }
 
-async fn infer(model: &ModelVersion, inputs: Vec<Value>, trace: &mut Trace) -> Result<Vec<Value>> {
+async fn infer(model: &ModelVersion, inputs: Vec<Value>, terms: &Terms, trace: &mut Trace) -> Result<Vec<Value>> {
     if let Some(kept) = &mut trace.tensors {
         kept.inputs.clone_from(&inputs);
     }
-    let inference = model.workers.infer(inputs).await?;
+    let inference = model.workers.infer(inputs, terms).await?;
     trace.inference = Some((inference.queued, inference.ran));
     if let Some(kept) = &mut trace.tensors {
         kept.outputs.clone_from(&inference.outputs);

@@ -1,6 +1,7 @@
 //! THE way of a prediction, the same for every protocol: checked, answered from memory or by the model, recorded.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -14,6 +15,7 @@ use crate::pipeline::{self, Answer, Payload, Trace, check_inputs, describe_input
 use crate::plugin::Stage;
 use crate::shadow;
 use crate::tensor::{Data, Tensor};
+use crate::terms::Terms;
 use crate::value::Value;
 
 /// An answer, and where it came from.
@@ -31,7 +33,7 @@ pub struct Target {
     pub shadow: Option<Entry>,
 }
 
-/// Runs a model on a request, or answers from memory if `use_cache` and the same was asked before. `trace` says what
+/// Runs a model on a request, or answers from memory if the terms allow it and the same was asked before. `trace` says what
 /// happened on the way, in an error too.
 ///
 /// # Errors
@@ -40,20 +42,25 @@ pub async fn predict(
     app: &Arc<App>,
     target: &Target,
     payload: Payload,
-    use_cache: bool,
+    terms: &Terms,
     trace: &mut Trace,
 ) -> Result<Prediction> {
-    let limit = app.config.limits.predict_timeout;
+    let started = Instant::now();
     let model = &target.model;
     let copy = target.shadow.as_ref().map(|shadow| (shadow.clone(), payload.clone()));
-    let work = predict_in_time(app, model, payload, use_cache, trace);
-    let result = tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
-        let limit = humantime::format_duration(limit);
+    let work = predict_in_time(app, model, payload, terms, trace);
+    let result = tokio::time::timeout_at(terms.deadline.into(), work).await.unwrap_or_else(|_| {
+        let limit = humantime::format_duration(app.config.limits.predict_timeout);
         Err(Error::new(
             ErrorCode::DeadlineExceeded,
-            format!("the prediction took longer than {limit} (--predict-timeout)"),
+            format!("the prediction took longer than the request allows, or than {limit} (--predict-timeout)"),
         ))
     });
+    let statistics = &model.workers.statistics;
+    match &result {
+        Ok(_) => statistics.succeeded(started.elapsed()),
+        Err(_) => statistics.fail.add(started.elapsed()),
+    }
     let status = result.as_ref().map_or_else(|error| error.code.name(), |_| "ok");
     app.metrics.predictions.with_label_values(&[model.id(), model.version(), status]).inc();
     record(app, model, trace);
@@ -68,21 +75,28 @@ async fn predict_in_time(
     app: &App,
     model: &Arc<ModelVersion>,
     payload: Payload,
-    use_cache: bool,
+    terms: &Terms,
     trace: &mut Trace,
 ) -> Result<Prediction> {
+    let started = Instant::now();
     check_payload(model, &payload)?;
     // What went around a plugin is no answer to keep.
     let may_bypass = model.pipeline.stages().any(|(_, stage)| stage.on_failure == OnFailure::Bypass);
-    if !use_cache || !app.cache.is_on() || may_bypass {
-        let answer = Arc::new(pipeline::run(model, payload, trace).await?);
+    if !terms.use_cache || !app.cache.is_on() || may_bypass {
+        let answer = Arc::new(pipeline::run(model, payload, terms, trace).await?);
         return Ok(Prediction { answer, cached: false });
     }
     let (hashed, bytes) = (model.clone(), payload.byte_size());
     let (key, payload) = off_async_threads(bytes, move || (cache_key(&hashed, &payload), payload)).await?;
-    let (answer, cached) = app.cache.get_or_compute(key, pipeline::run(model, payload, trace)).await?;
-    let counter = if cached { &app.metrics.cache_hits } else { &app.metrics.cache_misses };
+    let work = pipeline::run(model, payload, terms, trace);
+    let (answer, cached) = app.cache.get_or_compute(key, work).await?;
+    let statistics = &model.workers.statistics;
+    let (counter, tally) = match cached {
+        true => (&app.metrics.cache_hits, &statistics.cache_hit),
+        false => (&app.metrics.cache_misses, &statistics.cache_miss),
+    };
     counter.inc();
+    tally.add(started.elapsed());
     Ok(Prediction { answer, cached })
 }
 

@@ -84,7 +84,13 @@ fn cors(origins: &[String]) -> Result<CorsLayer> {
     Ok(CorsLayer::new()
         .allow_origin(origins)
         .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
-        .allow_headers([header::CONTENT_TYPE, header::CACHE_CONTROL, http::X_REQUEST_ID])
+        .allow_headers([
+            header::CONTENT_TYPE,
+            header::CACHE_CONTROL,
+            http::X_REQUEST_ID,
+            http::X_PRIORITY,
+            http::X_TIMEOUT_MS,
+        ])
         .expose_headers([
             http::X_REQUEST_ID,
             HeaderName::from_static("inference-header-content-length"),

@@ -10,6 +10,7 @@ use crate::error::{Error, ErrorCode, Result};
 use crate::model::Entry;
 use crate::pipeline::{self, Answer, Payload, Trace};
 use crate::predict::{check_payload, record};
+use crate::terms::Terms;
 use crate::value::Value;
 
 /// Sends a copy on its way. `real` is what the client was answered, `None` where that was an error.
@@ -47,8 +48,11 @@ async fn answer(app: &App, shadow: &Entry, payload: Payload) -> Result<Answer> {
     let model = app.models.ready(shadow).await?;
     check_payload(&model, &payload)?;
     let mut trace = Trace::default();
-    let run = tokio::time::timeout(app.config.limits.predict_timeout, pipeline::run(&model, payload, &mut trace));
-    let answer = run.await.unwrap_or_else(|_| Err(Error::new(ErrorCode::DeadlineExceeded, "the copy took too long")));
+    let terms = Terms::within(app.config.limits.predict_timeout);
+    let run = pipeline::run(&model, payload, &terms, &mut trace);
+    let answer = tokio::time::timeout_at(terms.deadline.into(), run)
+        .await
+        .unwrap_or_else(|_| Err(Error::new(ErrorCode::DeadlineExceeded, "the copy took too long")));
     record(app, &model, &trace);
     answer
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Parser;
 use model_nexus::app::App;
@@ -13,6 +14,7 @@ use model_nexus::plugin::{
 };
 use model_nexus::predict::{Target, predict};
 use model_nexus::tensor::{Data, DataType, Tensor, TensorSpec};
+use model_nexus::terms::Terms;
 use model_nexus::value::Value;
 use wasmtime::component::{Component, InstancePre, Linker, ResourceTable};
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store};
@@ -63,7 +65,8 @@ async fn iris_with_scaler(store: &std::path::Path) -> Arc<App> {
 }
 
 async fn ask(app: &Arc<App>, target: &Target, payload: Payload) {
-    predict(app, target, payload, false, &mut Trace::default()).await.unwrap();
+    let terms = Terms { use_cache: false, ..Terms::within(Duration::from_secs(60)) };
+    predict(app, target, payload, &terms, &mut Trace::default()).await.unwrap();
 }
 
 fn features() -> Tensor {

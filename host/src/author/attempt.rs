@@ -1,7 +1,7 @@
 //! One request through a plugin and a model, by the host's own code: taken in, bound, run, and reported as far as it came.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde::ser::{Serialize, SerializeMap, Serializer};
@@ -18,6 +18,7 @@ use crate::pipeline::{self, Answer, Payload, Tensors, Trace};
 use crate::plugin::{Binding, Plugin, PluginHost, Request, Wasm};
 use crate::predict::check_payload;
 use crate::tensor::TensorSpec;
+use crate::terms::Terms;
 use crate::value::Value;
 
 /// Where plugins are tried: a host, a model, and the log of what plugins say.
@@ -87,7 +88,7 @@ impl Bench {
             None => Payload::Raw(request),
         };
         check_payload(&self.model, &payload)?;
-        match pipeline::run(&self.model, payload, trace).await? {
+        match pipeline::run(&self.model, payload, &Terms::within(Duration::MAX), trace).await? {
             Answer::Response(response) => {
                 Ok(Outcome::Answer { content_type: response.content_type, body: response.body.into() })
             }

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
@@ -31,8 +31,11 @@ use crate::config::to_usize;
 use crate::error::{Error, ErrorCode, Result};
 use crate::model::ModelVersion;
 use crate::pipeline::Trace;
+use crate::terms::{Priority, Terms};
 
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub const X_PRIORITY: HeaderName = HeaderName::from_static("x-priority");
+pub const X_TIMEOUT_MS: HeaderName = HeaderName::from_static("x-timeout-ms");
 
 /// Longest request id taken from a caller, in bytes; a longer one is replaced.
 const MAX_REQUEST_ID: usize = 128;
@@ -302,6 +305,31 @@ fn has_cause<T: std::error::Error + 'static>(error: &(dyn std::error::Error + 's
 /// The work's own.
 pub async fn to_the_end<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
     tokio::spawn(work.in_current_span()).await.map_err(Error::internal)?
+}
+
+/// On what terms a request wants to be served: `Cache-Control: no-cache` (or `no-store`) goes round the cache, `X-Priority`
+/// is `high` or `normal`, `X-Timeout-Ms` is the time its client waits.
+///
+/// # Errors
+/// A header that is none of these.
+pub fn terms(app: &App, headers: &HeaderMap) -> Result<Terms> {
+    let mut terms = Terms::within(app.config.limits.predict_timeout);
+    let cache_control = headers.get_all(header::CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
+    terms.use_cache = !cache_control.flat_map(|value| value.split(',')).any(|part| {
+        let part = part.trim();
+        part.eq_ignore_ascii_case("no-cache") || part.eq_ignore_ascii_case("no-store")
+    });
+    if let Some(priority) = headers.get(X_PRIORITY) {
+        terms.priority = Priority::parse(priority.to_str().unwrap_or_default())?;
+    }
+    if let Some(timeout) = headers.get(X_TIMEOUT_MS) {
+        let milliseconds = timeout.to_str().ok().and_then(|timeout| timeout.trim().parse().ok());
+        let milliseconds = milliseconds.ok_or_else(|| {
+            Error::invalid_input(format!("X-Timeout-Ms is a whole number of milliseconds; {timeout:?} came"))
+        })?;
+        terms.hurry(Duration::from_millis(milliseconds));
+    }
+    Ok(terms)
 }
 
 /// Marks answers that were in memory.

@@ -17,7 +17,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::json::{ValueData, ValueJson, pairs_in_order, read_value};
-use super::{Observation, RequestId, body_error, cache_header, prediction_body};
+use super::{Observation, RequestId, body_error, cache_header, prediction_body, terms};
 use crate::app::App;
 use crate::blocking::off_async_threads;
 use crate::error::{Error, Result};
@@ -72,24 +72,15 @@ pub async fn predict(
 ) -> Result<Response> {
     let started = Instant::now();
     let _permit = app.admit_prediction()?;
-    let use_cache = !asks_for_fresh(request.headers());
+    let terms = terms(&app, request.headers())?;
     let Parsed { target, payload } = parse(&app, request).await?;
     observation.serves(&target.model);
     let mut trace = Trace::default();
-    let prediction = predict::predict(&app, &target, payload, use_cache, &mut trace).await;
+    let prediction = predict::predict(&app, &target, payload, &terms, &mut trace).await;
     observation.went(trace);
     let prediction = prediction?;
     let bytes = prediction.answer.byte_size();
     off_async_threads(bytes, move || wrap(&target.model, &prediction, &id, started)).await?
-}
-
-/// `Cache-Control: no-cache` (or `no-store`) goes round the cache.
-pub(super) fn asks_for_fresh(headers: &HeaderMap) -> bool {
-    let values = headers.get_all(header::CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).any(|part| {
-        let part = part.trim();
-        part.eq_ignore_ascii_case("no-cache") || part.eq_ignore_ascii_case("no-store")
-    })
 }
 
 async fn parse(app: &Arc<App>, request: Request) -> Result<Parsed> {

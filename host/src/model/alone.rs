@@ -9,9 +9,10 @@ use super::bind::describe;
 use super::model_toml::{Pipeline, StageBinding};
 use super::registry::{BoundPipeline, BoundStage, ModelVersion};
 use super::repository::Sidecar;
+use super::runtime::{Runtime, SessionOptions};
 use super::spec::input_specs;
 use super::upload::read_metadata;
-use super::worker::{Runtime, WorkerLimits, Workers};
+use super::worker::{WorkerLimits, Workers};
 use crate::digest::sha256_of_file;
 use crate::error::{Error, Result};
 use crate::plugin::{Binding, Plugin, Stage};
@@ -34,7 +35,11 @@ impl ModelVersion {
         let load = move || {
             let size = path.metadata().map_err(Error::internal)?.len();
             let sha256 = sha256_of_file(&path).map_err(Error::internal)?;
-            Ok::<_, Error>((size, sha256, Workers::start(&runtime, &path, &name, limits, None)?))
+            Ok::<_, Error>((
+                size,
+                sha256,
+                Workers::start(&runtime, &path, &name, limits, &SessionOptions::default(), None)?,
+            ))
         };
         let (size, sha256, workers) = tokio::task::spawn_blocking(load).await.map_err(Error::internal)??;
         let version = "0".to_owned();

@@ -14,8 +14,9 @@ use super::layout::VersionMarks;
 use super::memory::{Memory, Reserved};
 use super::registry::{BoundPipeline, KnownVersion, Loading, ModelVersion, Registry, State};
 use super::repository::{Entry, Repository, RepositoryError, Sidecar};
+use super::runtime::{Runtime, SessionOptions};
 use super::spec::{InputSpec, input_specs, zeros};
-use super::worker::{Runtime, WarmUp, WorkerLimits, Workers};
+use super::worker::{WarmUp, WorkerLimits, Workers};
 use crate::config::{Config, EngineConfig, to_usize};
 use crate::error::{Error, ErrorCode, Result};
 use crate::metrics::Metrics;
@@ -242,12 +243,13 @@ impl Models {
         let name = format!("{}@{}", info.id, info.version);
         let limits = WorkerLimits {
             instances: self.engine.instance_count(info.total_bytes()),
+            batch_rows: 1,
             queue_capacity: self.engine.queue_capacity as usize,
             output_bytes: to_usize(self.engine.max_output_bytes),
         };
         let warm_up = zeros(inputs).map(|zeros| WarmUp::new(zeros, self.engine.warmup_runs)).transpose()?;
         let shared = warm_up.clone();
-        let start = move || Workers::start(&runtime, &file, &name, limits, shared.as_ref());
+        let start = move || Workers::start(&runtime, &file, &name, limits, &SessionOptions::default(), shared.as_ref());
         let mut start = tokio::task::spawn_blocking(start);
         let started = match tokio::time::timeout(self.predict_timeout, &mut start).await {
             Ok(started) => started,

@@ -17,7 +17,9 @@ mod model_toml;
 mod registry;
 mod removal;
 mod repository;
+mod runtime;
 mod spec;
+mod statistics;
 mod sync;
 mod traffic;
 mod upload;
@@ -34,11 +36,13 @@ pub use model_toml::{ModelConfig, OnFailure, Pipeline, StageBinding, VersionConf
 pub(crate) use registry::version_key;
 pub use registry::{BoundPipeline, BoundStage, KnownVersion, ModelVersion, Registry, Route, State};
 pub use repository::{DataFile, Entry, Repository, RepositoryError, Sidecar, Stored};
+pub use runtime::{Runtime, SessionOptions};
 pub use spec::{InputSpec, value_spec};
+pub use statistics::{BatchTimes, RunTimes, Statistics, Tally};
 pub use sync::{StoreHealth, StoreTrouble};
 pub use traffic::{Shadow, Sticky, Traffic};
 pub use upload::{IMAGE_PLUGIN, NewModel};
-pub use worker::{Inference, Runtime, WorkerLimits, Workers};
+pub use worker::{Inference, WorkerLimits, Workers};
 
 use crate::error::{Error, Result};
 

@@ -1,61 +1,23 @@
 //! Threads that own an ONNX Runtime session each, fed by one bounded queue.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use ort::environment::Environment;
-use ort::logging::LogLevel;
-use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{RunOptions, Session, SessionInputValue};
 use ort::value::ValueType;
 use tokio::sync::oneshot;
 
+use super::runtime::{Runtime, SessionOptions};
+use super::statistics::Statistics;
 use super::values::{from_outputs, to_input};
 use crate::error::{Error, ErrorCode, Result};
+use crate::terms::Terms;
 use crate::value::Value;
-
-/// ONNX Runtime, loaded. One a process.
-#[derive(Clone)]
-pub struct Runtime {
-    environment: Environment,
-}
-
-impl Runtime {
-    /// Loads ONNX Runtime's shared library.
-    ///
-    /// # Errors
-    /// The file is not there, is no ONNX Runtime, or is older than the host needs.
-    pub fn load(library: Option<&PathBuf>) -> std::result::Result<Runtime, String> {
-        let library = library.ok_or(
-            "ONNX Runtime is not configured: set ORT_DYLIB_PATH (or --onnxruntime) to libonnxruntime.so; \
-             `cargo xtask serve` fetches one and sets it",
-        )?;
-        // A relative path would be looked up beside the executable first; what the operator means is the working folder.
-        let library = std::path::absolute(library).map_err(|error| format!("{}: {error}", library.display()))?;
-        let builder = ort::init_from(&library).map_err(|error| {
-            format!("{error}; set ORT_DYLIB_PATH (or --onnxruntime) to ONNX Runtime's shared library")
-        })?;
-        let environment =
-            builder.with_name("model-nexus").with_telemetry(false).build().map_err(|error| error.to_string())?;
-        environment.set_log_level(LogLevel::Warning);
-        Ok(Runtime { environment })
-    }
-
-    /// A session of one thread, as each worker has one.
-    pub(super) fn session(&self, model_file: &Path) -> ort::Result<Session> {
-        Session::builder(&self.environment)?
-            .with_optimization_level(GraphOptimizationLevel::All)?
-            .with_intra_threads(1)?
-            .with_inter_threads(1)?
-            // Without VNNI, an x86 CPU's fast int8 kernels saturate: a cat became another cat. This takes the exact ones.
-            .with_precise_qmm()?
-            .commit_from_file(model_file)
-    }
-}
 
 /// A model's answer, and how long it took.
 #[derive(Debug)]
@@ -93,6 +55,8 @@ impl Drop for EndOnDrop {
 pub struct WorkerLimits {
     /// Workers, each with a session of its own.
     pub instances: usize,
+    /// Rows of several requests that may be run together; 1: every request is run by itself.
+    pub batch_rows: usize,
     /// Requests that may wait.
     pub queue_capacity: usize,
     /// Of all outputs of one run.
@@ -133,6 +97,7 @@ impl WarmUp {
 /// The workers of one model version. They end when this is dropped, after the jobs they have.
 #[derive(Debug)]
 pub struct Workers {
+    pub statistics: Arc<Statistics>,
     jobs: Sender<Job>,
     queue_capacity: usize,
 }
@@ -147,12 +112,13 @@ impl Workers {
         model_file: &Path,
         name: &str,
         limits: WorkerLimits,
+        options: &SessionOptions,
         warm_up: Option<&WarmUp>,
     ) -> Result<Workers> {
-        let WorkerLimits { instances, queue_capacity, output_bytes } = limits;
+        let WorkerLimits { instances, queue_capacity, output_bytes, .. } = limits;
         let (jobs, queue) = bounded(queue_capacity);
         for index in 0..instances {
-            let mut session = runtime.session(model_file).map_err(|error| {
+            let mut session = runtime.session(model_file, options).map_err(|error| {
                 Error::invalid_input(format!("ONNX Runtime refuses this model: {}", error.message()))
             })?;
             if let Some(warm_up) = warm_up {
@@ -168,14 +134,14 @@ impl Workers {
                 })
                 .map_err(Error::internal)?;
         }
-        Ok(Workers { jobs, queue_capacity })
+        Ok(Workers { statistics: Arc::default(), jobs, queue_capacity })
     }
 
     /// Runs the model. Dropping the future abandons the job: a worker skips it if it has not begun, and ends it if it has.
     ///
     /// # Errors
     /// The queue is full, or ONNX Runtime refuses the inputs.
-    pub async fn infer(&self, inputs: Vec<Value>) -> Result<Inference> {
+    pub async fn infer(&self, inputs: Vec<Value>, _terms: &Terms) -> Result<Inference> {
         let (reply, answer) = oneshot::channel();
         let options = Arc::new(RunOptions::new().map_err(Error::internal)?);
         let _end = EndOnDrop(options.clone());

@@ -14,8 +14,8 @@ use axum::{Extension, Json};
 use serde_json::{Value, json};
 
 use self::request::Head;
-use super::predict::{asks_for_fresh, target};
-use super::{Observation, prediction_body};
+use super::predict::target;
+use super::{Observation, prediction_body, terms};
 use crate::app::App;
 use crate::blocking::off_async_threads;
 use crate::error::{Error, ErrorCode, Result};
@@ -102,7 +102,7 @@ pub async fn infer(
     request: Request,
 ) -> Result<Response> {
     let _permit = app.admit_prediction()?;
-    let use_cache = !asks_for_fresh(request.headers());
+    let terms = terms(&app, request.headers())?;
     let (parts, body) = request.into_parts();
     let body = prediction_body(&app, body).await?;
     let head = Head::split(&parts.headers, body)?;
@@ -113,7 +113,7 @@ pub async fn infer(
     let target = target(&app, model, parameter(&named, "version"));
     let mut trace = Trace::default();
     let payload = Payload::Tensors(parsed.inputs);
-    let prediction = predict::predict(&app, &target, payload, use_cache, &mut trace).await;
+    let prediction = predict::predict(&app, &target, payload, &terms, &mut trace).await;
     observation.went(trace);
     let prediction = prediction?;
     let bytes = prediction.answer.byte_size();

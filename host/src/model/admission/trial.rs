@@ -9,9 +9,9 @@ use rustix::process::{Resource, Rlimit, Signal};
 
 use super::{Admitted, Report};
 use crate::config::AdmitOptions;
-use crate::model::Runtime;
 use crate::model::spec::{input_specs, zeros};
 use crate::model::worker;
+use crate::model::{Runtime, SessionOptions};
 use crate::onnx;
 
 /// Less than the threads have that load and run models in the host: what fits here fits there.
@@ -54,7 +54,7 @@ fn limit(options: &AdmitOptions) -> io::Result<()> {
 fn attempt(runtime: &Runtime, model: &Path) -> Result<Report, String> {
     say(&Report::Loading)?;
     let before = private_bytes();
-    let mut session = match runtime.session(model) {
+    let mut session = match runtime.session(model, &SessionOptions::default()) {
         Ok(session) => session,
         Err(error) => {
             // Where the host keeps an upload is nothing to its client.
