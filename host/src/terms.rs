@@ -64,6 +64,7 @@ fn in_time(limit: Duration) -> Instant {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
