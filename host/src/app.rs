@@ -54,6 +54,10 @@ impl App {
         }
         plugins.find_all().await?;
         let models = Models::new(repository, runtime, plugins.clone(), Arc::clone(&metrics), &config);
+        models
+            .check_provider(&config.engine.execution_provider)
+            .await
+            .map_err(|error| fatal(format!("--execution-provider: {}", error.message)))?;
         models.set_up(config.bundle.as_deref()).await?;
         models.find_all().await?;
         models.load_all().await;

@@ -7,6 +7,7 @@ mod batching;
 mod binary;
 mod cache;
 mod client;
+mod engine;
 mod external_data;
 mod faults;
 mod file_type;
