@@ -21,6 +21,7 @@ mod mount;
 mod oip;
 mod one_port;
 mod onnx_file;
+mod openapi;
 mod operation;
 mod pictures;
 mod plugin_failures;
