@@ -91,6 +91,7 @@ fn rest(app: &Arc<App>) -> Result<Router<Arc<App>>> {
         .route("/metrics", get(http::health::metrics))
         .fallback(http::not_found)
         .method_not_allowed_fallback(http::method_not_allowed)
+        .layer(from_fn(http::readable_path))
         // Handlers cap their bodies themselves, each by its own option.
         .layer(DefaultBodyLimit::disable())
         // A client that stops sending does not hold its place for ever.
