@@ -3,6 +3,7 @@
 
 mod admission;
 mod author;
+mod batch;
 mod batching;
 mod binary;
 mod cache;
