@@ -5,6 +5,7 @@ pub mod engine;
 pub mod files;
 pub mod form;
 pub mod health;
+mod instances;
 pub mod json;
 pub mod linger;
 pub mod models;
