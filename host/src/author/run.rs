@@ -88,7 +88,8 @@ pub(super) async fn run(options: RunOptions) -> Result<bool, String> {
     let lines = PluginLines::keep()?;
     let host = plugin_host(&options.limits, &setup.grants.hosts)?;
     let runtime = Runtime::load(options.onnxruntime.library())?;
-    let limits = WorkerLimits { instances: 1, batch_rows: 1, queue_capacity: 1, output_bytes: OUTPUT_BYTES };
+    let limits =
+        WorkerLimits { instances: 1, batch_rows: 1, queue_capacity: 1, output_bytes: OUTPUT_BYTES, steady: false };
     let model = ModelVersion::alone(&runtime, &setup.model.file, setup.labels.clone(), limits).await;
     let model = model.map_err(|error| format!("{}: {error}", setup.model.file.display()))?;
     let mut report = Bench { host, model, lines }.attempt(&mut setup, wasm).await?;

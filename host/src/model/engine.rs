@@ -112,6 +112,7 @@ impl Engine {
             batch_rows: if may_batch { max_batch_size } else { 1 },
             queue_capacity: options.queue_capacity.map_or(host.queue_capacity as usize, UpTo::get),
             output_bytes: to_usize(host.max_output_bytes),
+            steady: info.metadata.steady && provider.kind == ProviderKind::Cpu,
         };
         Engine {
             configured: options.clone(),
@@ -136,8 +137,8 @@ impl Engine {
     /// Whether the same workers will do.
     pub fn has_workers_of(&self, other: &Engine) -> bool {
         let limits = |engine: &Engine| {
-            let WorkerLimits { instances, batch_rows, queue_capacity, output_bytes } = engine.workers;
-            (instances, batch_rows, queue_capacity, output_bytes)
+            let WorkerLimits { instances, batch_rows, queue_capacity, output_bytes, steady } = engine.workers;
+            (instances, batch_rows, queue_capacity, output_bytes, steady)
         };
         limits(self) == limits(other) && self.session == other.session
     }

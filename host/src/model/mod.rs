@@ -22,6 +22,7 @@ mod registry;
 mod reload;
 mod removal;
 mod repository;
+mod runner;
 mod runtime;
 mod spec;
 mod statistics;
@@ -44,13 +45,14 @@ pub use provider::{ExecutionProvider, ProviderKind};
 pub(crate) use registry::version_key;
 pub use registry::{BoundPipeline, BoundStage, KnownVersion, ModelVersion, Registry, Route, State};
 pub use repository::{DataFile, Entry, Repository, RepositoryError, Sidecar, Stored};
+pub use runner::{Inference, InferenceTimes};
 pub use runtime::{Runtime, SessionOptions};
 pub use spec::{InputSpec, value_spec};
 pub use statistics::{BatchTimes, RunTimes, Statistics, Tally};
 pub use sync::{StoreHealth, StoreTrouble};
 pub use traffic::{Shadow, Sticky, Traffic};
 pub use upload::{IMAGE_PLUGIN, NewModel};
-pub use worker::{Inference, InferenceTimes, WorkerLimits, Workers};
+pub use worker::{WorkerLimits, Workers};
 
 use crate::error::{Error, Result};
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use super::batch::are_alike;
-use super::worker::{Inference, Ticket};
+use super::runner::{Inference, Ticket};
 use crate::error::Result;
 use crate::terms::Priority;
 use crate::value::Value;
@@ -157,5 +157,12 @@ impl Job {
     /// Whether somebody waits for its answer.
     pub(super) fn is_wanted(&self) -> bool {
         !self.reply.is_closed()
+    }
+
+    pub(super) fn answer(self, answer: Result<Inference>) {
+        let _in_span = self.span.enter();
+        if self.reply.send(answer).is_err() {
+            tracing::debug!("the client went away during the run");
+        }
     }
 }

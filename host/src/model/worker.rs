@@ -1,69 +1,23 @@
-//! Threads that own an ONNX Runtime session each, fed by one bounded queue.
+//! Threads that run a model, fed by one bounded queue.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use ort::environment::Environment;
-use ort::session::{RunOptions, Session, SessionInputValue};
-use ort::value::ValueType;
 use tokio::sync::oneshot;
 
 use super::batch::{self, rows_in};
 use super::queue::{Job, Queue, Refused};
+use super::runner::{EndOnDrop, Inference, InferenceTimes, Runner, Ticket, WarmUp};
 use super::runtime::{Runtime, SessionOptions};
-use super::statistics::{RunTimes, Statistics};
-use super::values::{check_size, from_outputs, to_input};
+use super::statistics::Statistics;
+use super::values::check_size;
 use crate::error::{Error, ErrorCode, Result};
 use crate::terms::Terms;
 use crate::value::Value;
-
-/// A model's answer, and how long it took.
-#[derive(Debug)]
-pub struct Inference {
-    pub outputs: Vec<Value>,
-    pub took: InferenceTimes,
-}
-
-/// What a request went through at the workers.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct InferenceTimes {
-    /// Time the request waited for a worker.
-    pub queued: Duration,
-    /// Time in ONNX Runtime.
-    pub ran: Duration,
-    /// Rows of the run that the request was in; 1 for models that are run request by request.
-    pub batch_rows: usize,
-}
-
-/// A run under way, and how many requests wait for it.
-struct Run {
-    options: RunOptions,
-    waiting: AtomicUsize,
-}
-
-/// By which a request and the run that it comes to be in know of one another.
-#[derive(Clone, Default)]
-pub(super) struct Ticket(Arc<OnceLock<Arc<Run>>>);
-
-/// Ends a run that nobody waits for any more: the clients went away, or the requests' time is up. ONNX Runtime stops
-/// between two operators. After the run it does nothing.
-struct EndOnDrop(Ticket);
-
-impl Drop for EndOnDrop {
-    fn drop(&mut self) {
-        let Some(run) = self.0.0.get() else { return };
-        if run.waiting.fetch_sub(1, Ordering::AcqRel) == 1
-            && let Err(error) = run.options.terminate()
-        {
-            tracing::warn!(%error, "a run could not be ended");
-        }
-    }
-}
 
 /// What the workers of one model version may use.
 #[derive(Debug, Clone, Copy)]
@@ -76,39 +30,8 @@ pub struct WorkerLimits {
     pub queue_capacity: usize,
     /// Of all outputs of one run.
     pub output_bytes: usize,
-}
-
-/// Runs of each session before it takes requests: the first one allocates, and may take much longer than any after it.
-#[derive(Clone)]
-pub struct WarmUp {
-    inputs: Vec<Value>,
-    runs: u32,
-    options: Arc<RunOptions>,
-}
-
-impl WarmUp {
-    /// # Errors
-    /// ONNX Runtime has no more memory.
-    pub fn new(inputs: Vec<Value>, runs: u32) -> Result<WarmUp> {
-        Ok(WarmUp { inputs, runs, options: Arc::new(RunOptions::new().map_err(Error::internal)?) })
-    }
-
-    /// Ends runs that take too long.
-    pub fn end(&self) {
-        if let Err(error) = self.options.terminate() {
-            tracing::warn!(%error, "a warm-up could not be ended");
-        }
-    }
-
-    /// A model that does not take these inputs serves all the same.
-    fn run(&self, environment: &Environment, session: &mut Session, name: &str) {
-        for _ in 0..self.runs {
-            if let Err(error) = run_or_panic(environment, session, &self.inputs, &self.options, usize::MAX) {
-                tracing::info!(model = name, error = error.message, "the model takes no zeros, and is not warmed up");
-                return;
-            }
-        }
-    }
+    /// Whether the time of a run follows from the shapes of the inputs alone.
+    pub steady: bool,
 }
 
 /// The workers of one model version. They end when this is dropped, after the jobs they have.
@@ -117,6 +40,9 @@ pub struct Workers {
     pub statistics: Arc<Statistics>,
     queue: Arc<Queue>,
     limits: WorkerLimits,
+    /// Each worker's own, lent to requests that find nobody else there.
+    runners: Vec<Weak<Mutex<Runner>>>,
+    pace: Pace,
 }
 
 impl Drop for Workers {
@@ -140,25 +66,28 @@ impl Workers {
     ) -> Result<Workers> {
         let queue = Arc::new(Queue::new(limits.queue_capacity));
         // From here on, what fails ends the workers that have begun.
-        let workers = Workers { statistics: Arc::default(), queue: Arc::clone(&queue), limits };
+        let mut workers = Workers {
+            statistics: Arc::default(),
+            queue: Arc::clone(&queue),
+            limits,
+            runners: Vec::new(),
+            pace: Pace::new(),
+        };
         for index in 0..limits.instances {
-            let mut session = runtime.session(model_file, options).map_err(|error| {
+            let session = runtime.session(model_file, options).map_err(|error| {
                 Error::invalid_input(format!("ONNX Runtime refuses this model: {}", error.message()))
             })?;
+            let mut runner = Runner::new(runtime, session, limits.output_bytes, Arc::clone(&workers.statistics));
             if let Some(warm_up) = warm_up {
-                warm_up.run(&runtime.environment, &mut session, name);
+                runner.warm_up(warm_up, name);
             }
-            let worker = Worker {
-                environment: runtime.environment.clone(),
-                session,
-                limits,
-                statistics: Arc::clone(&workers.statistics),
-            };
+            let runner = Arc::new(Mutex::new(runner));
+            workers.runners.push(Arc::downgrade(&runner));
             let queue = Arc::clone(&queue);
             // Thread names are cut at 15 bytes by Linux, so what differs comes first.
             thread::Builder::new()
                 .name(format!("{index}:{name}"))
-                .spawn(move || worker.work(&queue))
+                .spawn(move || work(runner, &queue, limits.batch_rows))
                 .map_err(Error::internal)?;
         }
         Ok(workers)
@@ -189,12 +118,40 @@ impl Workers {
     }
 
     async fn infer_at_once(&self, inputs: Vec<Value>, rows: Option<usize>, terms: &Terms) -> Result<Inference> {
+        if let Some(answer) = self.infer_here(&inputs, rows.unwrap_or(1)) {
+            return answer;
+        }
         let (reply, answer) = oneshot::channel();
         let ticket = Ticket::default();
         let _end = EndOnDrop(ticket.clone());
         let job = Job { inputs, rows, ticket, queued_at: Instant::now(), span: tracing::Span::current(), reply };
         self.queue.push(job, terms.priority).map_err(|refused| self.refusal(refused))?;
-        answer.await.map_err(|_| Error::internal("the model's worker ended during the run"))?
+        let answer = answer.await.map_err(|_| Error::internal("the model's worker ended during the run"))?;
+        if let Ok(inference) = &answer {
+            self.pace.took(inference.took.ran);
+        }
+        answer
+    }
+
+    /// Runs the model on this very thread, where it is free and known to take less time than waking another thread would.
+    fn infer_here(&self, inputs: &[Value], rows: usize) -> Option<Result<Inference>> {
+        let is_small = || inputs.iter().map(Value::byte_size).sum::<usize>() <= SMALL_BYTES;
+        if !self.limits.steady || !self.pace.is_quick() || !is_small() || self.queue.len() > 0 {
+            return None;
+        }
+        let free = self.runners.iter().filter_map(Weak::upgrade);
+        for runner in free {
+            let mut runner = match runner.try_lock() {
+                Ok(runner) => runner,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => continue,
+            };
+            let started = Instant::now();
+            let answer = runner.run_alone(inputs, rows);
+            self.pace.took(started.elapsed());
+            return Some(answer);
+        }
+        None
     }
 
     fn refusal(&self, refused: Refused) -> Error {
@@ -231,79 +188,40 @@ impl Workers {
     }
 }
 
-/// One thread, and the session it owns.
-struct Worker {
-    environment: Environment,
-    session: Session,
-    limits: WorkerLimits,
-    statistics: Arc<Statistics>,
-}
+/// Inputs of more bytes are left to the workers, whatever those before them took.
+const SMALL_BYTES: usize = 4 << 10;
+/// Waking a thread takes some tens of microseconds, and so may a run that does without; reading a body of JSON takes longer.
+const QUICK: Duration = Duration::from_micros(100);
 
-impl Worker {
-    fn work(mut self, queue: &Queue) {
-        while let Some(jobs) = queue.take(self.limits.batch_rows) {
-            self.run_together(jobs);
-        }
-        drop(self.session);
-        give_memory_back();
+/// How long runs take of late, in nanoseconds: each counts for an eighth, so a few slow ones are enough to be careful.
+#[derive(Debug)]
+struct Pace(AtomicU64);
+
+impl Pace {
+    /// Nothing is known yet, so the first runs are the workers'.
+    fn new() -> Pace {
+        Pace(AtomicU64::new(8 * QUICK.as_nanos() as u64))
     }
 
-    fn run_together(&mut self, jobs: Vec<Job>) {
-        let started = Instant::now();
-        // What is logged of a run that several requests share goes to the first of them.
-        let _in_span = jobs.first().map(|job| job.span.clone().entered());
-        let answers = self.run_jobs(&jobs);
-        let (answers, took) = match answers {
-            Ok(answers) => answers,
-            // One of them may be the reason; the others are not to suffer for it.
-            Err(_) if jobs.len() > 1 => {
-                drop(_in_span);
-                return jobs.into_iter().for_each(|job| self.run_together(vec![job]));
-            }
-            Err(error) => {
-                return jobs.into_iter().for_each(|job| send(job, Err(error.clone())));
-            }
-        };
-        for (job, outputs) in jobs.into_iter().zip(answers) {
-            let queued = started - job.queued_at;
-            self.statistics.queue.add(queued);
-            let took = InferenceTimes { queued, ..took };
-            send(job, Ok(Inference { outputs, took }));
-        }
+    fn is_quick(&self) -> bool {
+        self.0.load(Ordering::Relaxed) <= QUICK.as_nanos() as u64
     }
 
-    /// One run for all of the jobs; an answer for each.
-    fn run_jobs(&mut self, jobs: &[Job]) -> Result<(Vec<Vec<Value>>, InferenceTimes)> {
-        let begun = Instant::now();
-        let run = Arc::new(Run {
-            options: RunOptions::new().map_err(Error::internal)?,
-            waiting: AtomicUsize::new(jobs.len()),
-        });
-        for job in jobs {
-            // One that is run again after a common run that failed keeps its first ticket, which ends nothing any more.
-            job.ticket.0.set(Arc::clone(&run)).ok();
-        }
-        let joined = match jobs {
-            [_] => Vec::new(),
-            jobs => batch::join(jobs.iter().map(|job| job.inputs.as_slice()))?,
-        };
-        let inputs = if let [job] = jobs { &job.inputs } else { &joined };
-        let rows: Vec<usize> = jobs.iter().map(|job| job.rows.unwrap_or(1)).collect();
-        let (outputs, mut times) =
-            run_or_panic(&self.environment, &mut self.session, inputs, &run.options, self.limits.output_bytes)?;
-        let answers = if jobs.len() == 1 { vec![outputs] } else { batch::part(&outputs, &rows)? };
-        let batch_rows = rows.iter().sum();
-        times.output = begun.elapsed().saturating_sub(times.input + times.infer);
-        self.statistics.ran(batch_rows as u64, times);
-        Ok((answers, InferenceTimes { queued: Duration::ZERO, ran: times.infer, batch_rows }))
+    fn took(&self, time: Duration) {
+        let before = self.0.load(Ordering::Relaxed);
+        let now = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        // Two at once may count for one, which is no worse than one less.
+        self.0.store(before - before / 8 + now / 8, Ordering::Relaxed);
     }
 }
 
-fn send(job: Job, answer: Result<Inference>) {
-    let _in_span = job.span.enter();
-    if job.reply.send(answer).is_err() {
-        tracing::debug!("the client went away during the run");
+fn work(runner: Arc<Mutex<Runner>>, queue: &Queue, batch_rows: usize) {
+    while let Some(jobs) = queue.take(batch_rows) {
+        // Whoever was lent it gives it back within microseconds.
+        runner.lock().unwrap_or_else(PoisonError::into_inner).run_together(jobs);
     }
+    drop(runner);
+    give_memory_back();
 }
 
 /// Gives the pages that an unloaded session leaves back to the system; the C library keeps them otherwise, and with every
@@ -317,61 +235,3 @@ fn give_memory_back() {
 
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 fn give_memory_back() {}
-
-/// One run of a session that no worker owns, as its admission makes it.
-///
-/// # Errors
-/// ONNX Runtime refuses the inputs.
-pub(super) fn run_once(runtime: &Runtime, session: &mut Session, inputs: &[Value]) -> Result<Vec<Value>> {
-    let options = RunOptions::new().map_err(Error::internal)?;
-    run_or_panic(&runtime.environment, session, inputs, &options, usize::MAX).map(|(outputs, _)| outputs)
-}
-
-/// Ort panics at an optional output that came out empty, and may at what else it does not expect. The session is not harmed
-/// by that, so its worker goes on.
-fn run_or_panic(
-    environment: &Environment,
-    session: &mut Session,
-    inputs: &[Value],
-    options: &RunOptions,
-    output_bytes: usize,
-) -> Result<(Vec<Value>, RunTimes)> {
-    let ran = catch_unwind(AssertUnwindSafe(|| run(environment, session, inputs, options, output_bytes)));
-    ran.unwrap_or_else(|_| {
-        let outputs = session.outputs();
-        let optional = outputs.iter().filter(|output| matches!(output.dtype(), ValueType::Optional(_)));
-        let optional: Vec<String> = optional.map(|output| output.name().to_owned()).collect();
-        match optional.as_slice() {
-            [] => Err(Error::internal("ort panicked during the run")),
-            [name] if outputs.len() == 1 => Ok((vec![Value::None { name: name.clone() }], RunTimes::default())),
-            names => Err(Error::invalid_input(format!(
-                "the model ran, but one of its optional outputs came out empty, which the host cannot tell beside other \
-                 outputs: {}",
-                names.join(", ")
-            ))),
-        }
-    })
-}
-
-fn run(
-    environment: &Environment,
-    session: &mut Session,
-    inputs: &[Value],
-    options: &RunOptions,
-    output_bytes: usize,
-) -> Result<(Vec<Value>, RunTimes)> {
-    let begun = Instant::now();
-    let declared = session.inputs();
-    let inputs = inputs.iter().map(|input| Ok((input.name(), to_input(environment, declared, input)?)));
-    let held: Vec<(&str, SessionInputValue<'_>)> = inputs.collect::<Result<_>>()?;
-    // Outputs may share the inputs' memory, as the items of a sequence do, so those live until the outputs are copied.
-    let values: Vec<(&str, SessionInputValue<'_>)> =
-        held.iter().map(|(name, value)| (*name, SessionInputValue::View(value.view()))).collect();
-    let input = begun.elapsed();
-    let outputs = session.run_with_options(values, options).map_err(|error| {
-        Error::invalid_input(format!("ONNX Runtime could not run the model on this input: {}", error.message()))
-    })?;
-    let infer = begun.elapsed() - input;
-    let outputs = from_outputs(&outputs, output_bytes)?;
-    Ok((outputs, RunTimes { input, infer, output: begun.elapsed() - input - infer }))
-}

@@ -12,6 +12,7 @@ pub mod empty_sequence;
 mod nodes;
 mod proto;
 mod reader;
+mod steady;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -41,6 +42,10 @@ pub struct ModelMetadata {
     pub outputs: Vec<ValueInfo>,
     /// Free (key, value) pairs, in file order. Pairs over 64 KiB, and those past 1,024 pairs or 1 MiB, are left out.
     pub metadata_props: Vec<(String, String)>,
+    /// Whether the time of a run follows from the shapes of the inputs alone: it has no operator that could loop as often, or
+    /// make a tensor as large, as a value says.
+    #[serde(default)]
+    pub steady: bool,
 }
 
 /// One input or output of a model.

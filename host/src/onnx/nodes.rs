@@ -7,6 +7,7 @@ use std::io::{BufRead, Seek};
 use super::MetadataError;
 use super::proto::StringStringEntry;
 use super::reader::{Allowance, Reader, limit, lossy};
+use super::steady::is_steady;
 use super::wire::{Field, Span};
 
 /// Field numbers of `GraphProto`, those that the metadata is not in.
@@ -79,6 +80,8 @@ const KNOWN_DOMAINS: [&[u8]; 12] = [
 /// What was seen of operators and files so far.
 pub(super) struct Needs {
     pub(super) data_files: BTreeSet<String>,
+    /// Whether the model's time follows from the shapes of its inputs alone, as far as its operators tell.
+    pub(super) is_steady: bool,
     /// As (domain, name), in domains that ONNX Runtime does not know.
     operators: BTreeSet<(Vec<u8>, Vec<u8>)>,
     /// As (domain, name), of functions that the model brings.
@@ -92,6 +95,7 @@ impl Needs {
     pub(super) fn new() -> Needs {
         Needs {
             data_files: BTreeSet::new(),
+            is_steady: true,
             operators: BTreeSet::new(),
             functions: BTreeSet::new(),
             data_files_allowed: Allowance::new("files of weights", 64 * 1024, 8 * 1024 * 1024),
@@ -144,9 +148,10 @@ impl<R: BufRead + Seek> Reader<R> {
                 _ => {}
             }
         }
-        let domain = self.optional_bytes(domain)?;
+        let (domain, operator) = (self.optional_bytes(domain)?, self.optional_bytes(operator)?);
+        self.needs.is_steady &= is_steady(&domain, &operator);
         if !KNOWN_DOMAINS.contains(&domain.as_slice()) {
-            let operator = (domain, self.optional_bytes(operator)?);
+            let operator = (domain, operator);
             if !self.needs.operators.contains(&operator) {
                 self.needs.operators_allowed.take(start, (operator.0.len() + operator.1.len()) as u64)?;
                 self.needs.operators.insert(operator);

@@ -104,6 +104,7 @@ impl<R: BufRead + Seek> Reader<R> {
                 inputs: Vec::new(),
                 outputs: Vec::new(),
                 metadata_props: Vec::new(),
+                steady: false,
             },
             has_graph: false,
             initializers: HashSet::new(),
@@ -243,6 +244,7 @@ impl<R: BufRead + Seek> Reader<R> {
         if metadata.ir_version < IR_VERSION_OF_OPTIONAL_INPUTS {
             metadata.inputs.retain(|input| !input.optional);
         }
+        metadata.steady = self.needs.is_steady;
         let custom_operators = self.needs.custom_operators();
         Ok(ModelFile { metadata, data_files: self.needs.data_files, custom_operators })
     }

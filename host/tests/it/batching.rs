@@ -14,7 +14,8 @@ use tokio::task::JoinHandle;
 
 use crate::support::{fixture, runtime};
 
-const LIMITS: WorkerLimits = WorkerLimits { instances: 1, batch_rows: 8, queue_capacity: 64, output_bytes: 1 << 20 };
+const LIMITS: WorkerLimits =
+    WorkerLimits { instances: 1, batch_rows: 8, queue_capacity: 64, output_bytes: 1 << 20, steady: false };
 
 fn workers(model: &str, limits: WorkerLimits) -> Workers {
     let file = fixture(&format!("models/batching/{model}.onnx"));
@@ -149,4 +150,23 @@ async fn a_run_that_everybody_left_is_ended() {
     assert_eq!(numbers(answer), [100_004.0]);
     // The run that was left came to no end of its own.
     assert_eq!(workers.statistics.executions(), 1);
+}
+
+#[tokio::test]
+async fn a_quick_model_that_nobody_else_asks_runs_where_it_is_asked() {
+    let workers = workers("gather", WorkerLimits { steady: true, ..LIMITS });
+    // Until it is known how long it takes, the workers run it.
+    for row in 0..200 {
+        let answer = workers.infer(indices(&[row % 4]), &terms()).await;
+        assert_eq!(numbers(answer), [(row % 4) as f32 * 2.0, (row % 4) as f32 * 2.0 + 1.0]);
+    }
+    let bad = workers.infer(indices(&[9]), &terms()).await.unwrap_err();
+    assert_eq!(bad.code, ErrorCode::InvalidInput, "{bad}");
+    let together = join_all([[0], [1], [2], [3]].map(|index| {
+        let workers = &workers;
+        async move { numbers(workers.infer(indices(&index), &terms()).await) }
+    }));
+    assert_eq!(together.await, [[0.0, 1.0], [2.0, 3.0], [4.0, 5.0], [6.0, 7.0]]);
+    assert_eq!(workers.statistics.inferences(), 204);
+    assert_eq!(workers.statistics.queue.count(), 204);
 }

@@ -63,7 +63,13 @@ pub(super) async fn run(
 /// Loads the model, with a session for each worker.
 async fn open(options: &PredictOptions, instances: usize) -> Result<ModelVersion, String> {
     let runtime = Runtime::load(options.onnxruntime.library())?;
-    let limits = WorkerLimits { instances, batch_rows: 1, queue_capacity: instances * 4, output_bytes: OUTPUT_BYTES };
+    let limits = WorkerLimits {
+        instances,
+        batch_rows: 1,
+        queue_capacity: instances * 4,
+        output_bytes: OUTPUT_BYTES,
+        steady: false,
+    };
     let alone = async |file: &Path, labels| {
         let model = ModelVersion::alone(&runtime, file, labels, limits).await;
         model.map_err(|error| format!("{}: {}", file.display(), error.message))

@@ -10,8 +10,8 @@ use rustix::process::{Resource, Rlimit, Signal};
 use super::batching::{Batching, try_rows};
 use super::{Report, Seen};
 use crate::config::AdmitOptions;
+use crate::model::runner;
 use crate::model::spec::{input_specs, zeros};
-use crate::model::worker;
 use crate::model::{Runtime, SessionOptions};
 use crate::onnx::{self, ModelMetadata};
 
@@ -70,13 +70,13 @@ fn attempt(runtime: &Runtime, model: &Path) -> Result<Report, String> {
     let session_bytes = private_bytes().zip(before).map(|(after, before)| after.saturating_sub(before));
     // From here on the model is in: what comes of the batch says no more than whether requests are run together.
     say(&Report::Admitted(Seen { session_bytes, run_error: ran.err() }))?;
-    let tried = metadata.map(|metadata| try_rows(&metadata, |inputs| worker::run_once(runtime, &mut session, inputs)));
+    let tried = metadata.map(|metadata| try_rows(&metadata, |inputs| runner::run_once(runtime, &mut session, inputs)));
     Ok(Report::Batching(tried.unwrap_or_else(Batching::off)))
 }
 
 fn run_on_zeros(runtime: &Runtime, session: &mut Session, metadata: &ModelMetadata) -> Result<(), String> {
     let inputs = zeros(&input_specs(&metadata.inputs)).ok_or("its inputs are no tensors, or very large")?;
-    worker::run_once(runtime, session, &inputs).map(|_| ()).map_err(|error| error.message)
+    runner::run_once(runtime, session, &inputs).map(|_| ()).map_err(|error| error.message)
 }
 
 /// Memory that is this process's alone, so without the pages of files.
