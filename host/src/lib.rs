@@ -24,6 +24,8 @@ pub mod http;
 pub mod metrics;
 /// Models: loaded, kept, run.
 pub mod model;
+/// Decimal numbers, read fast.
+pub mod numbers;
 /// The Open Inference Protocol without its wires.
 pub mod oip;
 /// What an ONNX file says of itself.

@@ -3,6 +3,7 @@
 
 mod admission;
 mod author;
+mod batching;
 mod binary;
 mod cache;
 mod client;
@@ -20,6 +21,7 @@ mod oip;
 mod one_port;
 mod onnx_file;
 mod operation;
+mod parity;
 mod pictures;
 mod plugin_failures;
 mod plugins;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::super::json::read_shaped;
+use super::super::json::{Text, read_shaped};
 use crate::error::{Error, Result};
 use crate::model::ModelVersion;
 use crate::oip::{Asked, Parameters, WantedOutput};
@@ -132,14 +132,15 @@ impl Body {
 }
 
 fn parse_json(json: &[u8], binary: Bytes) -> Result<(Option<String>, Asked)> {
-    let request: InferRequest<'_> = serde_json::from_slice(json).map_err(|error| {
+    let text = Text::new(json);
+    let request: InferRequest<'_> = serde_json::from_slice(text.json()).map_err(|error| {
         Error::invalid_input(format!(
             "the body is not an inference request: {error}; expected JSON such as \
              {{\"inputs\": [{{\"name\": \"X\", \"shape\": [1, 4], \"datatype\": \"FP32\", \"data\": [5.1, 3.5, 1.4, 0.2]}}]}}"
         ))
     })?;
     let as_bytes = request.parameters.flag("binary_data_output")?;
-    let tensors = read_tensors(&request.inputs, binary)?;
+    let tensors = read_tensors(&text, &request.inputs, binary)?;
     let content_type = request.inputs.into_iter().find_map(|input| input.parameters.content_type);
     let outputs = request.outputs.into_iter().flatten().map(|output| WantedOutput {
         name: output.name.into_owned(),
@@ -152,8 +153,8 @@ fn parse_json(json: &[u8], binary: Bytes) -> Result<(Option<String>, Asked)> {
 }
 
 /// The tensors, those that came as bytes in the order of the inputs.
-fn read_tensors(inputs: &[InputTensor<'_>], mut binary: Bytes) -> Result<Vec<Tensor>> {
-    let tensors = inputs.iter().map(|input| read_tensor(input, &mut binary)).collect::<Result<_>>()?;
+fn read_tensors(text: &Text<'_>, inputs: &[InputTensor<'_>], mut binary: Bytes) -> Result<Vec<Tensor>> {
+    let tensors = inputs.iter().map(|input| read_tensor(text, input, &mut binary)).collect::<Result<_>>()?;
     if !binary.is_empty() {
         let left = binary.len();
         return Err(Error::invalid_input(format!("{left} bytes follow that no input's `binary_data_size` speaks of")));
@@ -161,13 +162,13 @@ fn read_tensors(inputs: &[InputTensor<'_>], mut binary: Bytes) -> Result<Vec<Ten
     Ok(tensors)
 }
 
-fn read_tensor(input: &InputTensor<'_>, binary: &mut Bytes) -> Result<Tensor> {
+fn read_tensor(text: &Text<'_>, input: &InputTensor<'_>, binary: &mut Bytes) -> Result<Tensor> {
     let InputTensor { name, shape, datatype, parameters, data } = input;
     let known = DataType::from_name(datatype).ok_or_else(|| {
         Error::invalid_input(format!("input {name}: {datatype:?} is no datatype of the Open Inference Protocol"))
     })?;
     match (data, parameters.binary_data_size) {
-        (Some(data), None) => read_shaped(name, known, shape, data),
+        (Some(data), None) => read_shaped(name, known, shape, text.of(data)),
         (None, Some(size)) if size <= binary.len() => {
             Ok(Tensor::from_wire(name.clone().into_owned(), known, shape.clone(), binary.split_to(size))?)
         }
