@@ -41,6 +41,8 @@ fn rest(app: &Arc<App>) -> Result<Router<Arc<App>>> {
     let router = Router::new()
         .route("/", get(http::ui::page))
         .route("/ui/{file}", get(http::ui::asset))
+        .route("/docs", get(http::ui::docs))
+        .route("/openapi.json", get(http::openapi::document))
         .route("/predict", post(http::predict::predict))
         .route("/upload", post(http::upload::upload_image_model))
         .route("/models", get(http::models::list))
@@ -52,6 +54,8 @@ fn rest(app: &Arc<App>) -> Result<Router<Arc<App>>> {
             "/models/{id}/pipeline",
             get(http::pipeline::show).put(http::pipeline::bind).delete(http::pipeline::unbind),
         )
+        .route("/models/{id}/batch", post(http::batch::batch))
+        .route("/models/{id}/engine", get(http::engine::show).put(http::engine::set).delete(http::engine::clear))
         .route("/models/{id}", delete(http::versions::remove_model))
         .route("/models/{id}/versions/{version}", delete(http::versions::remove))
         .route("/models/{id}/versions/{version}/load", post(http::versions::load))
@@ -88,6 +92,7 @@ fn rest(app: &Arc<App>) -> Result<Router<Arc<App>>> {
         .route("/metrics", get(http::health::metrics))
         .fallback(http::not_found)
         .method_not_allowed_fallback(http::method_not_allowed)
+        .layer(from_fn(http::readable_path))
         // Handlers cap their bodies themselves, each by its own option.
         .layer(DefaultBodyLimit::disable())
         // A client that stops sending does not hold its place for ever.
