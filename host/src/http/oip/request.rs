@@ -148,8 +148,7 @@ fn parse_json(json: &[u8], binary: Bytes) -> Result<(Option<String>, Asked)> {
         let (name, binary) = (output.name.into_owned(), binary_data.unwrap_or(as_bytes));
         WantedOutput { name, classes: classification, binary }
     });
-    let asked =
-        Asked { tensors, content_type, outputs: outputs.collect(), parameters, binary: as_bytes };
+    let asked = Asked { tensors, content_type, outputs: outputs.collect(), parameters, binary: as_bytes };
     Ok((request.id.map(Cow::into_owned), asked))
 }
 
