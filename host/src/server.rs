@@ -164,7 +164,11 @@ async fn converse(
         () = asked.is_idle(app.config.limits.idle_timeout) => {}
         () = app.drains() => {}
     }
-    tokio::join!(connection, graceful.shutdown()).0
+    tokio::select! {
+        ended = &mut connection => ended,
+        // Asks the connection to end, and ends no sooner than it is dropped.
+        () = graceful.shutdown() => Ok(()),
+    }
 }
 
 /// The router, and when it was last asked something.
