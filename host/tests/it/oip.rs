@@ -462,7 +462,7 @@ async fn models_come_along_with_their_load_and_go() {
 }
 
 #[tokio::test]
-async fn an_agents_model_is_found_and_its_removal_forgotten_when_it_says_so() {
+async fn a_model_that_kserves_agent_laid_down_is_found_and_forgotten_when_it_says_so() {
     let (host, store) = Host::with_iris(&["--store-poll", "0s"]).await;
     let folder = store.path().join("models/laid");
     std::fs::create_dir_all(folder.join("1")).unwrap();
