@@ -56,8 +56,15 @@ pub async fn predict(
     let started = Instant::now();
     let model = &target.model;
     let copy = target.shadow.as_ref().map(|shadow| (shadow.clone(), payload.clone()));
-    let work = predict_in_time(app, model, payload, terms, trace);
-    let result = tokio::time::timeout_at(terms.deadline.into(), work).await.unwrap_or_else(|_| {
+    let in_time = match terms.is_over() {
+        // A timer would say so no sooner than at its next tick.
+        true => None,
+        false => {
+            let work = predict_in_time(app, model, payload, terms, trace);
+            tokio::time::timeout_at(terms.deadline.into(), work).await.ok()
+        }
+    };
+    let result = in_time.unwrap_or_else(|| {
         let limit = humantime::format_duration(app.config.limits.predict_timeout);
         Err(Error::new(
             ErrorCode::DeadlineExceeded,

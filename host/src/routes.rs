@@ -92,15 +92,18 @@ fn rest(app: &Arc<App>) -> Result<Router<Arc<App>>> {
         .route("/metrics", get(http::health::metrics))
         .fallback(http::not_found)
         .method_not_allowed_fallback(http::method_not_allowed)
-        .layer(from_fn(http::readable_path))
-        // Handlers cap their bodies themselves, each by its own option.
-        .layer(DefaultBodyLimit::disable())
-        // A client that stops sending does not hold its place for ever.
-        .layer(RequestBodyTimeoutLayer::new(app.config.limits.body_idle_timeout))
-        // A client that is refused amid sending gets to read why.
-        .layer(map_request(http::linger::linger))
-        .layer(CatchPanicLayer::custom(http::panicked))
-        .layer(cors);
+        // The outermost first; together, for each layer by itself costs every request a box.
+        .layer((
+            cors,
+            CatchPanicLayer::custom(http::panicked),
+            // A client that is refused amid sending gets to read why.
+            map_request(http::linger::linger),
+            from_fn(http::readable_path),
+            // Handlers cap their bodies themselves, each by its own option.
+            DefaultBodyLimit::disable(),
+            // A client that stops sending does not hold its place for ever.
+            RequestBodyTimeoutLayer::new(app.config.limits.body_idle_timeout),
+        ));
     Ok(router)
 }
 
@@ -117,14 +120,15 @@ fn calls(app: &Arc<App>) -> Result<Router<Arc<App>>> {
         .route_service("/grpc.health.v1.Health/Watch", health)
         .route_service("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", grpc::reflection()?)
         .route_service("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", grpc::reflection_alpha()?);
+    let panics = || CatchPanicLayer::custom(http::panicked);
+    // A client that stops sending does not hold its place for ever; a stream may pause for as long as its client is there.
+    let idle = || RequestBodyTimeoutLayer::new(app.config.limits.body_idle_timeout);
     let calls = infer
-        .layer(from_fn_with_state(app.clone(), http::rpc::prediction))
-        .merge(load.layer(from_fn_with_state(app.clone(), http::rpc::upload)))
-        .merge(small.layer(from_fn(http::rpc::call)))
-        // A client that stops sending does not hold its place for ever; a stream may pause for as long as its client is there.
-        .layer(RequestBodyTimeoutLayer::new(app.config.limits.body_idle_timeout))
-        .merge(streams.layer(from_fn(http::rpc::call)));
-    Ok(calls.layer(CatchPanicLayer::custom(http::panicked)))
+        .layer((panics(), from_fn_with_state(app.clone(), http::rpc::prediction), idle()))
+        .merge(load.layer((panics(), from_fn_with_state(app.clone(), http::rpc::upload), idle())))
+        .merge(small.layer((panics(), from_fn(http::rpc::call), idle())))
+        .merge(streams.layer((panics(), from_fn(http::rpc::call))));
+    Ok(calls)
 }
 
 fn cors(origins: &[String]) -> Result<CorsLayer> {

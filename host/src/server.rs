@@ -3,7 +3,9 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -13,6 +15,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::codegen::Service;
 
 use crate::app::App;
 use crate::error::{Error, ErrorCode, Result};
@@ -78,7 +81,6 @@ struct Connections {
     builder: Builder<TokioExecutor>,
     /// Connections that may be open.
     places: Arc<Semaphore>,
-    graceful: GracefulShutdown,
 }
 
 impl Connections {
@@ -95,12 +97,7 @@ impl Connections {
             // A client that is gone without a word is noticed, and its place given to another.
             .keep_alive_interval(limits.idle_timeout)
             .keep_alive_timeout(limits.idle_timeout);
-        Connections {
-            app: app.clone(),
-            builder,
-            places: Arc::new(Semaphore::new(limits.max_connections as usize)),
-            graceful: GracefulShutdown::new(),
-        }
+        Connections { app: app.clone(), builder, places: Arc::new(Semaphore::new(limits.max_connections as usize)) }
     }
 
     /// Takes connections for as long as it is polled. Where all places are taken, clients wait in the listener's backlog.
@@ -121,20 +118,17 @@ impl Connections {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY was not set");
         }
-        let (app, builder, watcher) = (self.app.clone(), self.builder.clone(), self.graceful.watcher());
+        let (app, builder) = (self.app.clone(), self.builder.clone());
         tokio::spawn(async move {
-            let idle_timeout = app.config.limits.idle_timeout;
+            let limit = app.config.limits.idle_timeout;
             let has_begun = tokio::select! {
                 biased;
-                begun = tokio::time::timeout(idle_timeout, begins(&stream)) => matches!(begun, Ok(Ok(()))),
+                begun = tokio::time::timeout(limit, begins(&stream)) => matches!(begun, Ok(Ok(()))),
                 // It has asked nothing yet.
                 () = app.drains() => false,
             };
-            if has_begun {
-                let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-                if let Err(error) = watcher.watch(connection).await {
-                    tracing::debug!(error, "a connection ended early");
-                }
+            if has_begun && let Err(error) = converse(&app, &builder, stream, router).await {
+                tracing::debug!(error, "a connection ended early");
             }
             drop(place);
         });
@@ -143,10 +137,81 @@ impl Connections {
     /// Lets running requests end, up to a limit.
     async fn drain(self, limit: Duration) {
         tracing::info!(limit_s = limit.as_secs_f64(), "draining: new connections are refused, running requests end");
-        match tokio::time::timeout(limit, self.graceful.shutdown()).await {
-            Ok(()) => tracing::info!("drained: every request ended"),
+        // All places are free when the last connection has ended.
+        let ended = self.places.acquire_many(self.app.config.limits.max_connections);
+        match tokio::time::timeout(limit, ended).await {
+            Ok(_) => tracing::info!("drained: every request ended"),
             Err(_) => tracing::warn!("drain timeout: requests still running are cut off (--drain-timeout)"),
         }
+    }
+}
+
+/// Answers a connection's requests, until its client closes it, has asked nothing for too long, or the host drains. Then those
+/// under way end, streams too, and no more are taken.
+async fn converse(
+    app: &App,
+    builder: &Builder<TokioExecutor>,
+    stream: TcpStream,
+    router: Router,
+) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let asked = Asked { router, began: Instant::now(), last: Arc::default() };
+    let graceful = GracefulShutdown::new();
+    let service = TowerToHyperService::new(asked.clone());
+    let mut connection = std::pin::pin!(graceful.watch(builder.serve_connection(TokioIo::new(stream), service)));
+    tokio::select! {
+        ended = &mut connection => return ended,
+        // Pings alone keep no place: over HTTP/1 the time for a request's head bounds the same.
+        () = asked.is_idle(app.config.limits.idle_timeout) => {}
+        () = app.drains() => {}
+    }
+    tokio::select! {
+        ended = &mut connection => ended,
+        // Asks the connection to end, and ends no sooner than it is dropped.
+        () = graceful.shutdown() => Ok(()),
+    }
+}
+
+/// The router, and when it was last asked something.
+#[derive(Clone)]
+struct Asked {
+    router: Router,
+    began: Instant,
+    /// Milliseconds after the beginning.
+    last: Arc<AtomicU64>,
+}
+
+impl Asked {
+    fn milliseconds(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Resolves when nothing was asked for so long.
+    async fn is_idle(&self, limit: Duration) {
+        loop {
+            let quiet = Duration::from_millis(self.milliseconds().saturating_sub(self.last.load(Ordering::Relaxed)));
+            match limit.checked_sub(quiet).filter(|left| !left.is_zero()) {
+                Some(left) => tokio::time::sleep(left).await,
+                None => return,
+            }
+        }
+    }
+}
+
+impl<R> Service<R> for Asked
+where
+    Router: Service<R>,
+{
+    type Response = <Router as Service<R>>::Response;
+    type Error = <Router as Service<R>>::Error;
+    type Future = <Router as Service<R>>::Future;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<std::result::Result<(), Self::Error>> {
+        self.router.poll_ready(context)
+    }
+
+    fn call(&mut self, request: R) -> Self::Future {
+        self.last.store(self.milliseconds(), Ordering::Relaxed);
+        self.router.call(request)
     }
 }
 

@@ -98,17 +98,24 @@ impl Models {
         self.ready(&self.registry.find(id, None)?.entry()).await.map(drop)
     }
 
-    /// Unloads all versions of a model until they are loaded again; requests under way end with them.
+    /// Unloads all versions of a model until they are loaded again, those that the traffic rule names too; requests under way end
+    /// with them.
     ///
     /// # Errors
-    /// No such model.
+    /// No such model, or a store that is gone.
     pub async fn unload_model(&self, id: &str) -> Result<()> {
         let _change = self.changes.acquire().await.map_err(Error::internal)?;
         let versions = self.registry.versions(id)?;
-        self.change_config(id, |config| {
+        let remembered = self.change_config(id, |config| {
             versions.iter().for_each(|known| config.version_mut(&known.version).unloaded = true);
-        })
-        .await?;
+        });
+        match remembered.await {
+            // A repository that is mounted read-only is unloaded from all the same.
+            Err(error) if error.code == ErrorCode::Forbidden => {
+                tracing::warn!(model = id, %error, "the model is unloaded until the next start");
+            }
+            remembered => drop(remembered?),
+        }
         versions.iter().for_each(|known| self.let_go(&known.entry(), State::Unloaded, "operator"));
         Ok(())
     }

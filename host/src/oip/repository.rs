@@ -53,7 +53,7 @@ pub async fn load(app: &Arc<App>, id: &str, brought: Files) -> Result<()> {
         publish(app, id, version, files).await?;
     }
     if app.models.registry.versions(id).is_err() {
-        // An agent that has just laid the model down need not wait for the next look at the store.
+        // KServe's agent, which has just laid the model down, need not wait for the next look at the store.
         app.models.look_at_store().await?;
     }
     app.models.load_model(id).await
@@ -64,7 +64,7 @@ pub async fn load(app: &Arc<App>, id: &str, brought: Files) -> Result<()> {
 /// # Errors
 /// The store cannot be written to.
 pub async fn unload(app: &Arc<App>, id: &str) -> Result<()> {
-    // An agent may have taken the model's folder away, and nothing is to be set for it then.
+    // KServe's agent takes the model's folder away first, and nothing is to be set for it then.
     app.models.look_at_store().await?;
     match app.models.unload_model(id).await {
         Err(error) if error.code == ErrorCode::NotFound => Ok(()),

@@ -33,6 +33,7 @@ fn libraries_stay_in_their_rooms() {
         ("wasmparser::", &["plugin/"]),
         ("object_store::", &["store.rs", "store/"]),
         ("axum::", &["http/", "routes.rs", "server.rs"]),
+        ("tonic", &["grpc/", "server.rs"]),
         ("std::env", &["config.rs"]),
         ("reqwest::", &["plugin/egress.rs", "client/", "main.rs"]),
     ] {
@@ -54,6 +55,16 @@ fn every_file_says_what_lives_there() {
         for file in rust_files(&repository_root().join(folder)).into_iter().filter(|file| !is_data(file)) {
             let text = std::fs::read_to_string(&file).unwrap();
             assert!(text.starts_with("//!"), "{} does not open with //!", file.display());
+        }
+    }
+}
+
+#[test]
+fn what_protocols_share_knows_none_of_them() {
+    for file in rust_files(&repository_root().join("host/src/oip")) {
+        let text = std::fs::read_to_string(&file).unwrap();
+        for word in ["axum::", "tonic", "crate::http", "crate::grpc"] {
+            assert!(!uses(&text, word), "{} uses {word}", file.display());
         }
     }
 }

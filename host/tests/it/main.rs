@@ -27,6 +27,7 @@ mod one_port;
 mod onnx_file;
 mod openapi;
 mod operation;
+mod parity;
 mod pictures;
 mod plugin_failures;
 mod plugins;

@@ -1,10 +1,15 @@
 //! The Open Inference Protocol's REST, as JSON and with binary tensors.
 
+use std::io::{Read, Write};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use flate2::Compression;
 use serde_json::{Value, json};
 
 use crate::onnx_file;
-use crate::support::{Host, answer, bundle, error_message, fixture};
+use crate::support::{Host, answer, bundle, error_message, fixture, iris};
 
 const HEADER_LENGTH: &str = "inference-header-content-length";
 
@@ -281,4 +286,263 @@ async fn a_map_with_more_keys_than_values_is_refused_and_so_is_an_output_asked_f
     let (status, refused) = host.infer("iris", json!({ "inputs": inputs, "outputs": outputs })).await;
     assert_eq!(status, 400);
     assert!(error_message(&refused).contains("label is asked for twice"), "{refused}");
+}
+
+/// A request whose whole body is data.
+async fn raw(host: &Host, model: &str, body: impl Into<reqwest::Body>) -> (u16, Value, Bytes) {
+    let request = host.client.post(format!("{}/v2/models/{model}/infer", host.url)).header(HEADER_LENGTH, "0");
+    let response = request.body(body).send().await.unwrap();
+    let status = response.status().as_u16();
+    let length = response.headers().get(HEADER_LENGTH).map(|length| length.to_str().unwrap().parse().unwrap());
+    let mut body = response.bytes().await.unwrap();
+    let binary = body.split_off(length.unwrap_or(body.len()));
+    (status, serde_json::from_slice(&body).unwrap(), binary)
+}
+
+#[tokio::test]
+async fn a_body_without_json_is_the_one_input() {
+    let (host, _store) = host_with_add().await;
+    let rows = bytes_of(&[5.1, 3.5, 1.4, 0.2, 6.3, 3.3, 6.0, 2.5]);
+    let (status, head, tail) = raw(&host, "iris", rows).await;
+    assert_eq!(status, 200, "{head}");
+    assert_eq!(head["outputs"][0], binary("label", "INT64", &json!([2]), 16));
+    assert_eq!(tail[..16], [0i64, 2].map(i64::to_le_bytes).concat());
+    host.upload("word", "1", onnx_file::identity(8, &[1])).await;
+    let (_, head, tail) = raw(&host, "word", "a word").await;
+    assert_eq!(head["outputs"][0], binary("y", "BYTES", &json!([1]), 10));
+    assert_eq!(tail[4..], b"a word"[..]);
+    host.upload("free", "1", onnx_file::identity(1, &[-1, -1])).await;
+    host.upload("words", "1", onnx_file::identity(8, &[2])).await;
+    for (model, bytes, expected) in [
+        ("iris", 15, "do not tell the shape"),
+        ("free", 16, "at most one of its axes"),
+        ("words", 16, "one element"),
+        ("add", 8, "one input; model add has: left FP32"),
+    ] {
+        let (status, refused, _) = raw(&host, model, vec![0; bytes]).await;
+        assert_eq!(status, 400, "{model}");
+        assert!(error_message(&refused).contains(expected), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn classes_are_the_greatest_values_with_their_places_and_labels() {
+    let (host, _store) = Host::with_iris(&[]).await;
+    let inputs = json!([tensor("X", "FP32", &json!([2, 4]), &json!([5.1, 3.5, 1.4, 0.2, 6.3, 3.3, 6.0, 2.5]))]);
+    let classes = |name: &str, count: u64| json!({ "name": name, "parameters": { "classification": count } });
+    let outputs = json!([classes("probabilities", 2), { "name": "label" }]);
+    let (status, answer) = host.infer("iris", json!({ "inputs": inputs, "outputs": outputs })).await;
+    assert_eq!(status, 200, "{answer}");
+    let output = &answer["outputs"][0];
+    assert_eq!((&output["datatype"], &output["shape"]), (&json!("BYTES"), &json!([2, 2])));
+    let places: Vec<&str> = output["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|class| class.as_str().unwrap().split_once(':').unwrap().1)
+        .collect();
+    assert_eq!(places, ["0", "1", "2", "1"]);
+    assert_eq!(answer["outputs"][1], tensor("label", "INT64", &json!([2]), &json!([0, 2])));
+
+    // Integers, and no more than there are; and bytes, beside what is not.
+    let mut wanted = classes("label", 9);
+    wanted["parameters"]["binary_data"] = json!(true);
+    let (_, head, tail) = host.infer_binary("iris", &json!({ "inputs": inputs, "outputs": [wanted] }), &[]).await;
+    assert_eq!(head["outputs"][0]["shape"], json!([2]));
+    assert_eq!((&tail[4..7], &tail[11..14]), (&b"2:1"[..], &b"0:0"[..]));
+    host.upload("word", "1", onnx_file::identity(8, &[1])).await;
+    let word = json!({ "inputs": [tensor("x", "BYTES", &json!([1]), &json!(["a"]))], "outputs": [classes("y", 1)] });
+    let (status, refused) = host.infer("word", word).await;
+    assert_eq!(status, 400);
+    assert!(error_message(&refused).contains("takes numbers"), "{refused}");
+}
+
+#[tokio::test]
+async fn requests_and_answers_are_compressed_where_their_client_wants_it() {
+    let (host, _store) = Host::with_iris(&["--max-body-bytes", "1MiB"]).await;
+    let input = binary("X", "FP32", &json!([1, 4]), 16);
+    let head = json!({ "inputs": [input], "parameters": { "binary_data_output": true } }).to_string();
+    let body = [head.as_bytes(), &bytes_of(&[5.1, 3.5, 1.4, 0.2])].concat();
+    let deflate = |coding: &str, body: &[u8]| match coding {
+        "gzip" => {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), Compression::default());
+            encoder.write_all(body).unwrap();
+            encoder.finish().unwrap()
+        }
+        _ => {
+            let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), Compression::default());
+            encoder.write_all(body).unwrap();
+            encoder.finish().unwrap()
+        }
+    };
+    for coding in ["gzip", "deflate"] {
+        let request = host.client.post(format!("{}/v2/models/iris/infer", host.url));
+        let request = request.header(HEADER_LENGTH, head.len()).header("content-encoding", coding);
+        let response = request.header("accept-encoding", coding).body(deflate(coding, &body)).send().await.unwrap();
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()["content-encoding"]),
+            (200, &coding.parse().unwrap())
+        );
+        let length: usize = response.headers()[HEADER_LENGTH].to_str().unwrap().parse().unwrap();
+        let (compressed, mut inflated) = (response.bytes().await.unwrap(), Vec::new());
+        match coding {
+            "gzip" => flate2::read::GzDecoder::new(&compressed[..]).read_to_end(&mut inflated).unwrap(),
+            _ => flate2::read::ZlibDecoder::new(&compressed[..]).read_to_end(&mut inflated).unwrap(),
+        };
+        let answer: Value = serde_json::from_slice(&inflated[..length]).unwrap();
+        assert_eq!(answer["outputs"][0], binary("label", "INT64", &json!([1]), 8));
+        assert_eq!(inflated[length..length + 8], [0; 8]);
+    }
+    let bomb = deflate("gzip", &vec![b' '; 2 << 20]);
+    for (coding, body, status, expected) in [
+        ("gzip", bomb, 413, "--max-body-bytes"),
+        ("gzip", b"no gzip".to_vec(), 400, "not what its Content-Encoding says"),
+        ("br", b"{}".to_vec(), 400, "gzip, deflate or identity"),
+    ] {
+        let request = host.client.post(format!("{}/v2/models/iris/infer", host.url)).header("content-encoding", coding);
+        let (actual, refused) = answer(request.body(body).send().await.unwrap()).await;
+        assert_eq!(actual, status, "{refused}");
+        assert!(error_message(&refused).contains(expected), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn models_come_along_with_their_load_and_go() {
+    let (host, _store) = Host::with_iris(&[]).await;
+    // As the clients send it: no Content-Type, and often no body.
+    let post = async |path: &str, body: Value| {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        answer(host.client.post(format!("{}/v2/repository/{path}", host.url)).body(body).send().await.unwrap()).await
+    };
+    let index = async |body: Value| {
+        let (status, listed) = post("index", body).await;
+        assert_eq!(status, 200, "{listed}");
+        let listed: Vec<String> = listed
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|model| ["name", "version", "state"].map(|name| model[name].as_str().unwrap()).join(" "))
+            .collect();
+        listed
+    };
+    assert_eq!(post("models/rose/load", json!({})).await.0, 404);
+    assert_eq!(post("models/rose/unload", json!({})).await, (200, json!({})));
+    let config = json!({ "backend": "onnxruntime" }).to_string();
+    let brought = json!({ "parameters": { "config": config, "file:a.1/model.onnx": STANDARD.encode(iris()) } });
+    assert_eq!(post("models/rose/load", brought.clone()).await, (200, json!({})));
+    assert_eq!(post("models/rose/load", brought).await.0, 200);
+    assert_eq!(index(Value::Null).await, ["iris 1 READY", "rose a.1 READY"]);
+    let listed: Value = host.get("/v2/models").await.json().await.unwrap();
+    assert_eq!(listed, json!({ "models": ["iris", "rose"] }));
+
+    assert_eq!(post("models/rose/unload", json!({ "parameters": { "unload_dependents": true } })).await.0, 200);
+    assert_eq!(index(json!({})).await, ["iris 1 READY", "rose a.1 UNAVAILABLE"]);
+    assert_eq!(index(json!({ "ready": true })).await, ["iris 1 READY"]);
+    assert_eq!(host.get("/v2/models/rose/ready").await.status(), 503);
+    assert_eq!(post("models/rose/load", Value::Null).await.0, 200);
+    assert_eq!(host.get("/v2/models/rose/ready").await.status(), 200);
+
+    let add = STANDARD.encode(onnx_file::add());
+    for (parameters, status, expected) in [
+        (json!({ "file:a.1/model.onnx": add }), 409, "upload under another version"),
+        (json!({ "file:2/model.onnx": "no base64!" }), 400, "is not base64"),
+        (json!({ "file:2/model.onnx": STANDARD.encode("no model") }), 400, "not an ONNX model"),
+        (json!({ "file:../model.onnx": add }), 400, "\"..\" is not a valid name"),
+        (json!({ "file:2/weights": add }), 400, "without its model"),
+        (json!({ "config": "{\"platform\": \"tensorrt_plan\"}" }), 400, "onnxruntime_onnx"),
+        (json!({ "color": "red" }), 400, "none of loading a model"),
+    ] {
+        let (actual, refused) = post("models/rose/load", json!({ "parameters": parameters })).await;
+        assert_eq!(actual, status, "{refused}");
+        assert!(error_message(&refused).contains(expected), "{refused}");
+    }
+    for (path, body) in [("index", json!([1])), ("models/rose/unload", json!({ "parameters": 1 }))] {
+        assert_eq!(post(path, body).await.0, 400, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_model_that_kserves_agent_laid_down_is_found_and_forgotten_when_it_says_so() {
+    let (host, store) = Host::with_iris(&["--store-poll", "0s"]).await;
+    let folder = store.path().join("models/laid");
+    std::fs::create_dir_all(folder.join("1")).unwrap();
+    std::fs::write(folder.join("1/model.onnx"), iris()).unwrap();
+    assert_eq!(host.post("/v2/repository/models/laid/load", json!({})).await.status(), 200);
+    assert_eq!(host.get("/v2/models/laid/ready").await.status(), 200);
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert_eq!(host.post("/v2/repository/models/laid/unload", json!({})).await.status(), 200);
+    assert_eq!(host.get("/v2/models/laid/ready").await.status(), 404);
+    assert!(!folder.exists());
+}
+
+#[tokio::test]
+async fn configuration_and_statistics_are_in_tritons_words() {
+    let (host, _store) = Host::with_iris(&[]).await;
+    let get = async |path: &str| answer(host.get(path).await).await;
+    let (status, config) = get("/v2/models/iris/versions/1/config").await;
+    let expected = json!({
+        "name": "iris",
+        "platform": "onnxruntime_onnx",
+        "backend": "onnxruntime",
+        "version_policy": { "all": {} },
+        "max_batch_size": 0,
+        "input": [{ "name": "X", "data_type": "TYPE_FP32", "dims": [-1, 4] }],
+        "output": [
+            { "name": "label", "data_type": "TYPE_INT64", "dims": [-1] },
+            { "name": "probabilities", "data_type": "TYPE_FP32", "dims": [-1, 3] },
+        ],
+        "default_model_filename": "model.onnx",
+    });
+    assert_eq!((status, config), (200, expected));
+    host.assert_serves().await;
+    for path in ["/v2/models/stats", "/v2/models/iris/stats", "/v2/models/iris/versions/1/stats"] {
+        let (status, statistics) = get(path).await;
+        assert_eq!(status, 200, "{path}");
+        let stats = &statistics["model_stats"][0];
+        assert_eq!(
+            (&stats["name"], &stats["version"], &stats["inference_count"]),
+            (&json!("iris"), &json!("1"), &json!(1))
+        );
+        assert_eq!(stats["inference_stats"]["success"]["count"], 1, "{stats}");
+        assert_eq!(stats["response_stats"], json!({}));
+        assert_eq!(stats["batch_stats"][0]["batch_size"], 1, "{stats}");
+        assert_eq!(stats["memory_usage"][0]["type"], "CPU", "{stats}");
+    }
+    for path in ["/v2/models/lily/config", "/v2/models/lily/stats", "/v2/models/iris/versions/7/stats"] {
+        assert_eq!(get(path).await.0, 404, "{path}");
+    }
+    for path in ["/v2/logging", "/v2/trace/setting", "/v2/models/iris/trace/setting", "/v2/systemsharedmemory/status"] {
+        let (status, refused) = get(path).await;
+        assert_eq!((status, &refused["code"]), (501, &json!("unsupported")), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_preprocess_plugin_reads_its_request_from_one_input() {
+    let store = tempfile::tempdir().unwrap();
+    let host = Host::start(store.path(), &["--bundle", &bundle()]).await;
+    let picture = std::fs::read(fixture("images/cat.jpg")).unwrap();
+    let element = [&u32::try_from(picture.len()).unwrap().to_le_bytes()[..], &picture].concat();
+    let mut input = binary("request", "BYTES", &json!([1]), element.len());
+    input["parameters"]["content_type"] = json!("image/jpeg");
+    let head = json!({ "inputs": [input], "parameters": { "top_k": 3 } });
+    let (status, answer, _) = host.infer_binary("efficientnet-lite0", &head, &element).await;
+    assert_eq!(status, 200, "{answer}");
+    let output = &answer["outputs"][0];
+    assert_eq!(
+        (&output["name"], &output["parameters"]["content_type"]),
+        (&json!("response"), &json!("application/json"))
+    );
+    let said: Value = serde_json::from_str(output["data"][0].as_str().unwrap()).unwrap();
+    assert_eq!((&said["predicted_label"], said["top_k"].as_array().unwrap().len()), (&json!("tiger cat"), 3));
+
+    // What is no element for it is told so, and the model's own inputs are taken as ever.
+    let two = tensor("request", "BYTES", &json!([2]), &json!(["a", "b"]));
+    let (status, refused) = host.infer("efficientnet-lite0", json!({ "inputs": [two] })).await;
+    assert_eq!(status, 400);
+    assert!(error_message(&refused).contains("BYTES[1]; BYTES[2] came"), "{refused}");
+    let (status, refused) =
+        host.infer("iris", json!({ "inputs": [tensor("request", "BYTES", &json!([1]), &json!(["a"]))] })).await;
+    assert_eq!(status, 400);
+    assert!(error_message(&refused).contains("no input \"request\""), "{refused}");
 }

@@ -59,6 +59,30 @@ async fn who_sends_nothing_or_half_of_what_begins_http2_is_cut_off() {
 }
 
 #[tokio::test]
+async fn a_connection_that_only_answers_pings_gives_its_place_back_and_streams_on_it_go_on() {
+    let store = store_with_iris();
+    let options = ["--listen", "127.0.0.1:0", "--idle-timeout", "300ms", "--max-connections", "1"];
+    let process = Process::start(store.path(), &options, &[], store.path());
+    let mut client = GrpcInferenceServiceClient::new(channel(&process.url("")).await);
+    let (requests, open) = tokio::sync::mpsc::channel(1);
+    requests.send(iris_request()).await.unwrap();
+    let open = futures_util::stream::unfold(open, |mut open| async { Some((open.recv().await?, open)) });
+    let mut answers = client.model_stream_infer(open).await.unwrap().into_inner();
+    assert!(answers.message().await.unwrap().is_some());
+    // Longer than a connection may be silent.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    requests.send(iris_request()).await.unwrap();
+    assert!(answers.message().await.unwrap().is_some());
+    drop(requests);
+    assert!(answers.message().await.unwrap().is_none());
+    // The place is free, though the client still has the connection.
+    let waiting = crate::binary::client().get(process.url("/health")).send();
+    let waiting = tokio::time::timeout(Duration::from_secs(30), waiting).await.unwrap();
+    assert_eq!(waiting.unwrap().status(), 200);
+    drop(client);
+}
+
+#[tokio::test]
 async fn sigterm_ends_streams_and_idle_connections_and_the_exit_is_0() {
     let store = store_with_iris();
     let options = ["--listen", "127.0.0.1:0", "--grpc-listen", "127.0.0.1:0", "--drain-timeout", "30s"];
@@ -81,6 +105,13 @@ async fn sigterm_ends_streams_and_idle_connections_and_the_exit_is_0() {
     for (_, answers) in &mut streams {
         assert_eq!(answers.message().await.unwrap_err().code(), Code::Unavailable);
     }
-    assert_eq!(process.child.wait().unwrap().code(), Some(0));
+    // The connections' clients take part in their end, in this thread.
+    let ended = loop {
+        match process.child.try_wait().unwrap() {
+            Some(ended) => break ended,
+            None => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    };
+    assert_eq!(ended.code(), Some(0));
     process.wait_for("drained: every request ended");
 }

@@ -31,7 +31,7 @@ struct InferRequest<'j> {
     #[serde(borrow, default)]
     id: Option<Cow<'j, str>>,
     #[serde(default)]
-    parameters: Parameters,
+    parameters: Option<Parameters>,
     #[serde(borrow)]
     inputs: Vec<InputTensor<'j>>,
     #[serde(borrow, default)]
@@ -46,7 +46,7 @@ struct InputTensor<'j> {
     #[serde(borrow)]
     datatype: Cow<'j, str>,
     #[serde(default)]
-    parameters: InputParameters,
+    parameters: Option<InputParameters>,
     #[serde(borrow, default)]
     data: Option<&'j RawValue>,
 }
@@ -64,7 +64,7 @@ struct RequestedOutput<'j> {
     #[serde(borrow)]
     name: Cow<'j, str>,
     #[serde(default)]
-    parameters: OutputParameters,
+    parameters: Option<OutputParameters>,
 }
 
 #[derive(Deserialize, Default)]
@@ -139,16 +139,16 @@ fn parse_json(json: &[u8], binary: Bytes) -> Result<(Option<String>, Asked)> {
              {{\"inputs\": [{{\"name\": \"X\", \"shape\": [1, 4], \"datatype\": \"FP32\", \"data\": [5.1, 3.5, 1.4, 0.2]}}]}}"
         ))
     })?;
-    let as_bytes = request.parameters.flag("binary_data_output")?;
+    let parameters = request.parameters.unwrap_or_default();
+    let as_bytes = parameters.flag("binary_data_output")?;
     let tensors = read_tensors(&text, &request.inputs, binary)?;
-    let content_type = request.inputs.into_iter().find_map(|input| input.parameters.content_type);
-    let outputs = request.outputs.into_iter().flatten().map(|output| WantedOutput {
-        name: output.name.into_owned(),
-        classes: output.parameters.classification,
-        binary: output.parameters.binary_data.unwrap_or(as_bytes),
+    let content_type = request.inputs.into_iter().find_map(|input| input.parameters?.content_type);
+    let outputs = request.outputs.into_iter().flatten().map(|output| {
+        let OutputParameters { binary_data, classification } = output.parameters.unwrap_or_default();
+        let (name, binary) = (output.name.into_owned(), binary_data.unwrap_or(as_bytes));
+        WantedOutput { name, classes: classification, binary }
     });
-    let asked =
-        Asked { tensors, content_type, outputs: outputs.collect(), parameters: request.parameters, binary: as_bytes };
+    let asked = Asked { tensors, content_type, outputs: outputs.collect(), parameters, binary: as_bytes };
     Ok((request.id.map(Cow::into_owned), asked))
 }
 
@@ -167,7 +167,7 @@ fn read_tensor(text: &Text<'_>, input: &InputTensor<'_>, binary: &mut Bytes) -> 
     let known = DataType::from_name(datatype).ok_or_else(|| {
         Error::invalid_input(format!("input {name}: {datatype:?} is no datatype of the Open Inference Protocol"))
     })?;
-    match (data, parameters.binary_data_size) {
+    match (data, parameters.as_ref().and_then(|parameters| parameters.binary_data_size)) {
         (Some(data), None) => read_shaped(name, known, shape, text.of(data)),
         (None, Some(size)) if size <= binary.len() => {
             Ok(Tensor::from_wire(name.clone().into_owned(), known, shape.clone(), binary.split_to(size))?)
