@@ -24,6 +24,8 @@ pub fn router(app: Arc<App>) -> Result<Router> {
     let router = Router::new()
         .route("/", get(http::ui::page))
         .route("/ui/{file}", get(http::ui::asset))
+        .route("/docs", get(http::ui::docs))
+        .route("/openapi.json", get(http::openapi::document))
         .route("/predict", post(http::predict::predict))
         .route("/upload", post(http::upload::upload_image_model))
         .route("/models", get(http::models::list))

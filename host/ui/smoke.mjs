@@ -18,6 +18,7 @@ import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
 import { contract, drivePlugins, driveRemoval, hostile } from "./smoke-plugins.mjs";
+import { driveDocs } from "./smoke-docs.mjs";
 import { driveVersions } from "./smoke-versions.mjs";
 import { answerOf, failures, passed, step, textOf, visible } from "./smoke-steps.mjs";
 
@@ -256,6 +257,8 @@ async function drive(page, said, server, pictures, folder) {
   await driveVersions(page, join(folder, "store"));
 
   await drivePlugins(page);
+
+  await driveDocs(page, server);
 
   await step(page, "The page is whole in the dark and on a phone", async () => {
     await page.emulateMedia({ colorScheme: "dark" });

@@ -7,6 +7,7 @@ pub mod json;
 pub mod linger;
 pub mod models;
 pub mod oip;
+pub mod openapi;
 pub mod pipeline;
 pub mod plugins;
 pub mod predict;

@@ -17,6 +17,7 @@ mod models;
 mod mount;
 mod oip;
 mod onnx_file;
+mod openapi;
 mod operation;
 mod pictures;
 mod plugin_failures;
