@@ -243,7 +243,7 @@ function filter() {
 
 /** Opens the operation that the address names. */
 function openNamed() {
-  const named = location.hash && byId(decodeURIComponent(location.hash.slice(1)));
+  const named = byId(decodeURIComponent(location.hash.slice(1)));
   if (!named?.matches(".operation")) return;
   named.open = true;
   named.scrollIntoView();

@@ -39,7 +39,13 @@ export async function driveDocs(page, server) {
     const model = await answerOf(page, "/models/info", () => page.click("#try-showModel button"), "GET");
     assert.equal(model.body.model.id, "iris");
     await visible(page, "#try-showModel .result pre");
-    await page.goto(server.url);
-    await page.waitForSelector("#models-list li");
+  });
+
+  await step(page, "An address that names an operation opens it", async () => {
+    await page.setViewportSize({ width: 360, height: 780 });
+    await page.goto(`${server.url}docs#uploadModel`);
+    await page.waitForSelector("#uploadModel[open] .inside");
+    const overflow = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+    assert.ok(overflow <= 0, `the page is ${overflow} px wider than the screen`);
   });
 }

@@ -258,8 +258,6 @@ async function drive(page, said, server, pictures, folder) {
 
   await drivePlugins(page);
 
-  await driveDocs(page, server);
-
   await step(page, "The page is whole in the dark and on a phone", async () => {
     await page.emulateMedia({ colorScheme: "dark" });
     await page.setViewportSize({ width: 360, height: 780 });
@@ -268,6 +266,9 @@ async function drive(page, said, server, pictures, folder) {
   });
 
   await driveRemoval(page);
+
+  await page.setViewportSize({ width: 1280, height: 900 });
+  await driveDocs(page, server);
 
   await step(page, "Nothing broke the content policy or threw", async () => {
     assert.deepEqual(said.errors.filter((text) => /uncaught|Content Security Policy/i.test(text)), []);
