@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderName, HeaderValue, Method, header};
-use axum::middleware::{from_fn_with_state, map_request};
+use axum::middleware::{from_fn, from_fn_with_state, map_request};
 use axum::routing::{delete, get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
@@ -59,6 +59,7 @@ pub fn router(app: Arc<App>) -> Result<Router> {
         .route("/metrics", get(http::health::metrics))
         .fallback(http::not_found)
         .method_not_allowed_fallback(http::method_not_allowed)
+        .layer(from_fn(http::readable_path))
         // Handlers cap their bodies themselves, each by its own option.
         .layer(DefaultBodyLimit::disable())
         // A client that stops sending does not hold its place for ever.

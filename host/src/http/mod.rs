@@ -20,7 +20,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use axum::Json;
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::rejection::RawPathParamsRejection;
+use axum::extract::{MatchedPath, RawPathParams, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -236,6 +237,21 @@ fn render_error(error: &Error, id: &RequestId, bare: Response) -> Response {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
+}
+
+/// Refuses a path whose parameters are no text, before axum does so in words of its own.
+pub async fn readable_path(
+    parameters: std::result::Result<RawPathParams, RawPathParamsRejection>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match parameters {
+        Err(RawPathParamsRejection::InvalidUtf8InPathParam(problem)) => {
+            Error::invalid_input(format!("the path {} is not readable: {}", request.uri().path(), problem.body_text()))
+                .into_response()
+        }
+        _ => next.run(request).await,
+    }
 }
 
 /// No such path.

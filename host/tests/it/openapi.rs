@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use reqwest::multipart::{Form, Part};
 use serde_json::{Value, json};
 
-use crate::support::{Host, answer, bundle, fixture, iris, repository_root};
+use crate::support::{Host, answer, bundle, error_message, fixture, iris, repository_root};
 
 const METHODS: [&str; 4] = ["get", "post", "put", "delete"];
 
@@ -269,4 +269,25 @@ async fn refusals_are_answered_as_described() {
         }
     }
     host.assert_serves().await;
+}
+
+#[tokio::test]
+async fn a_list_is_not_taken_for_the_fields_of_an_object() {
+    let (host, _store) = Host::with_iris(&[]).await;
+    for (path, list) in [("pipeline", json!([null, null])), ("pipeline", json!([])), ("traffic", json!(["1", {}]))] {
+        let request = host.client.put(format!("{}/models/iris/{path}", host.url)).json(&list);
+        let (status, refused) = answer(request.send().await.unwrap()).await;
+        assert_eq!(status, 400, "{list}: {refused}");
+        assert!(error_message(&refused).contains("it is a list"), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn a_path_that_is_not_utf8_is_refused_as_everything_is() {
+    let (host, _store) = Host::with_iris(&[]).await;
+    for path in ["/models/%FF/traffic", "/v2/models/%C3/ready", "/ui/%80"] {
+        let (status, refused) = answer(host.get(path).await).await;
+        assert_eq!(status, 400, "{path}: {refused}");
+        assert!(error_message(&refused).contains("UTF-8"), "{refused}");
+    }
 }
