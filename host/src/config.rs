@@ -64,6 +64,10 @@ pub struct Config {
     #[arg(long, env = "PORT", default_value_t = 8080)]
     pub port: u16,
 
+    /// Another address and port to serve gRPC on, and nothing else; it is served beside REST in any case [default: none].
+    #[arg(long, env = "NEXUS_GRPC_LISTEN", value_name = "ADDR:PORT")]
+    pub grpc_listen: Option<SocketAddr>,
+
     /// Where models and plugins are kept: a folder, or s3://, gs://, az:// and a prefix.
     #[arg(long, env = "NEXUS_STORE", default_value = "store", value_name = "FOLDER|URL")]
     pub store: String,

@@ -33,6 +33,14 @@ pub struct Target {
     pub shadow: Option<Entry>,
 }
 
+impl Target {
+    /// One that names its version is not copied to a shadow.
+    pub fn of(app: &App, model: Arc<ModelVersion>, version: Option<&str>) -> Target {
+        let shadow = if version.is_none() { app.models.registry.shadow(model.id()) } else { None };
+        Target { model, shadow }
+    }
+}
+
 /// Runs a model on a request, or answers from memory if the terms allow it and the same was asked before. `trace` says what
 /// happened on the way, in an error too.
 ///
