@@ -23,7 +23,7 @@ def main():
             # 5: none of the tests is meant by the arguments.
             if ended not in (0, 5):
                 failed.append(client)
-        faults = [line for line in host.lines() if line.get("level") == "ERROR"]
+        faults = host.faults()
     for line in faults[:20]:
         print(f"the host's own fault: {line}")
     return 1 if failed or faults else 0
