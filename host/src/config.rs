@@ -2,19 +2,19 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use sysinfo::System;
 
 mod admission;
+mod engine;
 
 pub use admission::{AdmissionConfig, AdmitOptions};
+pub use engine::EngineConfig;
 
 use crate::author::PluginCommand;
-use crate::client::ModelsCommand;
+use crate::client::{ModelsCommand, PredictOptions};
 use crate::model::check_name;
 use crate::plugin::{HostPattern, PluginLimits};
 
@@ -35,6 +35,8 @@ pub enum Command {
     /// Bring models to a running host, copy them out, list and remove them.
     #[command(subcommand)]
     Models(Box<ModelsCommand>),
+    /// Run a file of rows through a model: of a running host, of a store, or out of a file.
+    Predict(Box<PredictOptions>),
     /// Write a plugin, check it and try it, without a server.
     #[command(subcommand)]
     Plugin(Box<PluginCommand>),
@@ -151,36 +153,6 @@ pub struct OnnxRuntimeConfig {
     pub onnx_library_path: Option<PathBuf>,
 }
 
-/// How models run.
-#[derive(Debug, Clone, Args)]
-pub struct EngineConfig {
-    /// Workers of each loaded model version, each with a session and a thread of its own [default: one per core, fewer
-    /// where their copies of the model would take over 1 GiB].
-    #[arg(long, env = "NEXUS_INSTANCES", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub instances: Option<u16>,
-
-    /// Memory that loaded versions may take together; past it the least recently used is unloaded, and loaded again when it
-    /// is asked for [default: four fifths of what the machine or the container has].
-    #[arg(long, env = "NEXUS_MAX_LOADED_BYTES", value_name = "BYTES")]
-    pub max_loaded_bytes: Option<ByteSize>,
-
-    /// Runs on zeros before a version takes traffic.
-    #[arg(long, env = "NEXUS_WARMUP_RUNS", default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1000))]
-    pub warmup_runs: u32,
-
-    /// Requests copied to shadow versions that may be in progress at once; past it no more are copied.
-    #[arg(long, env = "NEXUS_MAX_SHADOWS", default_value_t = 32, value_name = "N")]
-    pub max_shadows: u32,
-
-    /// Requests that may wait for a model version's workers; past it the answer is 503.
-    #[arg(long, env = "NEXUS_QUEUE_CAPACITY", default_value_t = 256, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub queue_capacity: u32,
-
-    /// Size of a model's answer; past it the answer is 413.
-    #[arg(long, env = "NEXUS_MAX_OUTPUT_BYTES", default_value = "256MiB", value_name = "BYTES")]
-    pub max_output_bytes: ByteSize,
-}
-
 /// What one client may ask of the host.
 #[derive(Debug, Clone, Args)]
 pub struct LimitsConfig {
@@ -200,11 +172,19 @@ pub struct LimitsConfig {
     #[arg(long, env = "NEXUS_PREDICT_TIMEOUT", default_value = "60s", value_parser = humantime::parse_duration)]
     pub predict_timeout: Duration,
 
-    /// Size of a prediction request's body.
+    /// Size of a prediction request's body; of a batch, that of one row, and of what may wait in memory to be read.
     #[arg(long, env = "NEXUS_MAX_BODY_BYTES", default_value = "32MiB", value_name = "BYTES")]
     pub max_body_bytes: ByteSize,
 
-    /// Time a client may pause amid sending a body; past it the answer is 408.
+    /// Files of rows in progress at once; past it the answer is 503.
+    #[arg(long, env = "NEXUS_MAX_BATCHES", default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=128))]
+    pub max_batches: u32,
+
+    /// Size of a file of rows that has to be there whole before it can be read: Parquet. It lies on the disk meanwhile.
+    #[arg(long, env = "NEXUS_MAX_BATCH_BYTES", default_value = "4GiB", value_name = "BYTES")]
+    pub max_batch_bytes: ByteSize,
+
+    /// Time a client may pause amid sending a body, past which the answer is 408, or amid taking the answers of a batch.
     #[arg(long, env = "NEXUS_BODY_IDLE_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration)]
     pub body_idle_timeout: Duration,
 
@@ -356,35 +336,6 @@ impl OnnxRuntimeConfig {
     pub fn library(&self) -> Option<&PathBuf> {
         self.onnxruntime.as_ref().or(self.onnx_library_path.as_ref())
     }
-}
-
-/// Model bytes that the workers of one version may hold together before there are fewer than one a core: each has a copy.
-const SHARED_MODEL_BYTES: u64 = 1 << 30;
-
-impl EngineConfig {
-    /// Memory that loaded versions may take together, in bytes.
-    pub fn max_loaded_bytes(&self) -> u64 {
-        static DEFAULT: OnceLock<u64> = OnceLock::new();
-        let default = || *DEFAULT.get_or_init(|| memory_of_machine() / 5 * 4);
-        self.max_loaded_bytes.map_or_else(default, |bytes| bytes.as_u64())
-    }
-
-    /// Workers of a loaded version whose model file has that many bytes.
-    pub fn instance_count(&self, model_bytes: u64) -> usize {
-        if let Some(instances) = self.instances {
-            return usize::from(instances);
-        }
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let affordable = SHARED_MODEL_BYTES / model_bytes.max(1);
-        usize::try_from(affordable).unwrap_or(cores).clamp(1, cores)
-    }
-}
-
-/// Bytes of memory that this process may use: the machine's, or the container's where that is less.
-fn memory_of_machine() -> u64 {
-    let mut system = System::new();
-    system.refresh_memory();
-    system.cgroup_limits().map_or(system.total_memory(), |limits| limits.total_memory)
 }
 
 impl PluginConfig {

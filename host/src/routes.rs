@@ -54,6 +54,8 @@ fn rest(app: &Arc<App>) -> Result<Router<Arc<App>>> {
             "/models/{id}/pipeline",
             get(http::pipeline::show).put(http::pipeline::bind).delete(http::pipeline::unbind),
         )
+        .route("/models/{id}/batch", post(http::batch::batch))
+        .route("/models/{id}/engine", get(http::engine::show).put(http::engine::set).delete(http::engine::clear))
         .route("/models/{id}", delete(http::versions::remove_model))
         .route("/models/{id}/versions/{version}", delete(http::versions::remove))
         .route("/models/{id}/versions/{version}/load", post(http::versions::load))

@@ -1,8 +1,11 @@
 //! REST: each handler parses, calls, wraps. What is the same for all requests is here: request ids, errors, the log line.
 
+pub mod batch;
+pub mod engine;
 pub mod files;
 pub mod form;
 pub mod health;
+mod instances;
 pub mod json;
 pub mod linger;
 pub mod models;

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from running import HERE, running
 
+# Faults of the host's own, by the code that its log has beside them.
+FAULTS = ("internal:",)
 # Short, so that requests that are told to wait do not hold up the run.
 OPTIONS = ("--predict-timeout", "10s", "--store-poll", "0s", "--log", "info")
 
@@ -23,7 +25,7 @@ def main():
         command = [Path(sys.executable).with_name("schemathesis"), "--config-file", HERE / "schemathesis.toml"]
         environment = os.environ | {"NEXUS_FUZZED": host.url, "PYTHONPATH": str(HERE), "SCHEMATHESIS_HOOKS": "fuzz_hooks"}
         ended = subprocess.run([*command, "run", f"{host.url}/openapi.json", "--url", host.url, *arguments], env=environment)
-        faults = host.faults()
+        faults = [line for line in host.lines() if line.get("error", "").startswith(FAULTS) or line.get("level") == "ERROR"]
     for line in faults[:20]:
         print(f"the host's own fault: {line}")
     return 1 if faults else ended.returncode

@@ -3,16 +3,21 @@
 
 mod admission;
 mod author;
+mod batch;
+mod batch_tables;
 mod batching;
 mod binary;
 mod cache;
 mod client;
+mod client_predict;
+mod engine;
 mod external_data;
 mod faults;
 mod file_type;
 mod grpc;
 mod guests;
 mod images;
+mod instances;
 mod invariants;
 mod memory;
 mod models;

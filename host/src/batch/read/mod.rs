@@ -1,0 +1,110 @@
+//! Files of rows, read into chunks on a thread of their own.
+
+mod arrow;
+mod columns;
+mod csv;
+mod json;
+mod ndjson;
+mod parquet;
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::plan::Plan;
+use super::rows::{Chunk, Collector};
+use super::{Feed, Format, Limits, Progress};
+use crate::error::{Error, Result};
+
+/// What is said of a file's columns beside what is in it.
+#[derive(Debug, Clone, Default)]
+pub struct ReadOptions {
+    /// Whether the first record of a CSV file names its columns; found out where it is not said.
+    pub header: Option<bool>,
+    /// The columns that are the model's, in its order.
+    pub columns: Option<Vec<String>>,
+}
+
+/// What the beginning of a file shows of all of it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Begun {
+    /// Rows may have names of their own.
+    pub(super) has_ids: bool,
+}
+
+/// Where chunks go.
+pub(super) struct Chunks<'c> {
+    begun: Option<oneshot::Sender<Result<Begun>>>,
+    sender: &'c mpsc::Sender<Result<Chunk>>,
+}
+
+/// Why reading ended before the file did.
+pub(super) enum Stopped {
+    Failed(Error),
+    /// Nobody wants the answers any more.
+    Unwanted,
+}
+
+impl From<Error> for Stopped {
+    fn from(error: Error) -> Stopped {
+        Stopped::Failed(error)
+    }
+}
+
+impl Chunks<'_> {
+    /// The file can be read, as far as its beginning shows.
+    pub(super) fn begin(&mut self, shown: Begun) {
+        if let Some(begun) = self.begun.take() {
+            // Who went away meanwhile is noticed at the first chunk.
+            begun.send(Ok(shown)).ok();
+        }
+    }
+
+    /// Sends what was collected. Waits until there is room.
+    pub(super) fn send(&mut self, rows: &mut Collector<'_>) -> std::result::Result<(), Stopped> {
+        match rows.take() {
+            Some(chunk) => self.sender.blocking_send(Ok(chunk)).map_err(|_| Stopped::Unwanted),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A file, and how to read it.
+pub(super) struct Reading {
+    pub(super) format: Format,
+    pub(super) feed: Feed,
+    pub(super) options: ReadOptions,
+    pub(super) limits: Limits,
+    pub(super) progress: Arc<Progress>,
+}
+
+/// Reads a file to its end. What is wrong with its beginning is said through `begun`; what ends it later is the last item.
+pub(super) fn read(
+    reading: Reading,
+    plan: &Plan,
+    begun: oneshot::Sender<Result<Begun>>,
+    sender: &mpsc::Sender<Result<Chunk>>,
+) {
+    let Reading { format, feed, options, limits, progress } = reading;
+    let mut chunks = Chunks { begun: Some(begun), sender };
+    let mut rows = Collector::new(plan);
+    let read = match format {
+        Format::Ndjson => ndjson::read(feed, limits.row_bytes, &mut rows, &mut chunks),
+        Format::Csv => csv::read(feed, limits.row_bytes, &options, &mut rows, &mut chunks),
+        Format::Parquet => match feed.into_file(&limits.scratch, limits.file_bytes) {
+            Ok(file) => parquet::read(file, &options, &progress, &mut rows, &mut chunks),
+            Err(error) => Err(error.into()),
+        },
+    };
+    // The rows before what ended it are answered all the same.
+    let ended = match (chunks.send(&mut rows), read) {
+        (Err(stopped), _) | (Ok(()), Err(stopped)) => stopped,
+        (Ok(()), Ok(())) => return,
+    };
+    let Stopped::Failed(error) = ended else { return };
+    match chunks.begun.take() {
+        // Where nobody is there to hear it, nobody asks.
+        Some(begun) => drop(begun.send(Err(error))),
+        None => drop(sender.blocking_send(Err(error))),
+    }
+}
