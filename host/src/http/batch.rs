@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use axum::Extension;
 use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
@@ -37,10 +38,11 @@ pub struct Parameters {
 pub async fn batch(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
-    Query(parameters): Query<Parameters>,
+    query: std::result::Result<Query<Parameters>, QueryRejection>,
     Extension(observation): Extension<Observation>,
     request: Request,
 ) -> Result<Response> {
+    let Query(parameters) = query.map_err(|error| Error::invalid_input(error.body_text()))?;
     let permit = app.admit_batch()?;
     let headers = request.headers();
     let (from, to) = formats(headers)?;

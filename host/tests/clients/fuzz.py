@@ -9,23 +9,24 @@ is not designed, and every answer has to be as the document says.
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from running import HERE, running
 
-# Faults of the host's own, by the code that its log has beside them.
-FAULTS = ("internal:",)
 # Short, so that requests that are told to wait do not hold up the run.
 OPTIONS = ("--predict-timeout", "10s", "--store-poll", "0s", "--log", "info")
 
 
 def main():
     binary, *arguments = sys.argv[1:]
-    with running(binary, *OPTIONS) as host:
+    # Where it runs, Schemathesis keeps what it found.
+    with running(binary, *OPTIONS) as host, tempfile.TemporaryDirectory() as folder:
         command = [Path(sys.executable).with_name("schemathesis"), "--config-file", HERE / "schemathesis.toml"]
         environment = os.environ | {"NEXUS_FUZZED": host.url, "PYTHONPATH": str(HERE), "SCHEMATHESIS_HOOKS": "fuzz_hooks"}
-        ended = subprocess.run([*command, "run", f"{host.url}/openapi.json", "--url", host.url, *arguments], env=environment)
-        faults = [line for line in host.lines() if line.get("error", "").startswith(FAULTS) or line.get("level") == "ERROR"]
+        command += ["run", f"{host.url}/openapi.json", "--url", host.url, *arguments]
+        ended = subprocess.run(command, env=environment, cwd=folder)
+        faults = host.faults()
     for line in faults[:20]:
         print(f"the host's own fault: {line}")
     return 1 if faults else ended.returncode

@@ -31,6 +31,10 @@ class Host:
             with contextlib.suppress(ValueError):
                 yield json.loads(line)
 
+    def faults(self):
+        """Requests that failed by the host's own fault, as its log has them."""
+        return [line for line in self.lines() if line.get("error", "").startswith("internal:")]
+
 
 @contextlib.contextmanager
 def running(binary, *options):
