@@ -12,11 +12,12 @@ use crate::error::{Error, Result};
 
 /// What all parts share, then the parts: each has `paths` and the `schemas` that they use.
 const BASE: &str = include_str!("openapi/base.json");
-const PARTS: [&str; 6] = [
+const PARTS: [&str; 7] = [
     include_str!("openapi/predict.json"),
     include_str!("openapi/oip.json"),
     include_str!("openapi/models.json"),
     include_str!("openapi/versions.json"),
+    include_str!("openapi/engine.json"),
     include_str!("openapi/plugins.json"),
     include_str!("openapi/host.json"),
 ];
