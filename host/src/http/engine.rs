@@ -7,8 +7,9 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, Request, State};
 use bytesize::ByteSize;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
+use super::json::read_object;
 use super::{read_body, to_the_end};
 use crate::app::App;
 use crate::config::to_usize;
@@ -34,10 +35,7 @@ pub async fn set(
 ) -> Result<Json<Value>> {
     let version = version_of(query)?;
     let body = read_body(request.into_body(), to_usize(MAX_OPTIONS), "16 KiB for engine options").await?;
-    // An object: a list would be read as the options in their order.
-    let read = serde_json::from_slice::<Map<String, Value>>(&body);
-    let read = read.and_then(|fields| serde_json::from_value::<EngineOptions>(Value::Object(fields)));
-    let options = read.map_err(|error| {
+    let options: EngineOptions = read_object(&body).map_err(|error| {
         Error::invalid_input(format!(
             "the engine options are not readable: {error}; expected JSON such as {{\"profile\": \"latency\", \"instances\": 2, \
              \"threads\": 1, \"max_batch_size\": 64, \"queue_capacity\": 256, \"execution_provider\": \"cuda:0\", \

@@ -90,7 +90,8 @@ const SHARED_MODEL_BYTES: u64 = 1 << 30;
 impl Engine {
     /// What becomes of the options for a version.
     pub fn of(host: &EngineConfig, options: &EngineOptions, info: &Sidecar) -> Engine {
-        let provider = options.execution_provider.as_ref().unwrap_or(&host.execution_provider).clone();
+        let own = options.execution_provider.as_ref();
+        let provider = own.unwrap_or(&host.execution_provider).clone();
         let is_latency = options.profile == Some(Profile::Latency);
         let threads = match options.threads {
             Some(threads) => threads.get(),
@@ -118,7 +119,7 @@ impl Engine {
             configured: options.clone(),
             workers,
             max_batch_size,
-            session: SessionOptions { threads, provider },
+            session: SessionOptions { threads, provider, must_use_provider: own.is_some() },
             cache: options.cache.unwrap_or(true),
         }
     }

@@ -285,8 +285,7 @@ impl Models {
 
     /// The execution providers that ONNX Runtime's library offers, and the one that models run on where none is set.
     pub fn providers(&self) -> (Vec<&'static str>, &ExecutionProvider) {
-        let offered = self.runtime.offered().iter().map(|kind| kind.name());
-        (offered.collect(), &self.engine.execution_provider)
+        (self.runtime.offered(), &self.engine.execution_provider)
     }
 
     /// Makes sure that models can run on what the host's options say.

@@ -70,6 +70,23 @@ impl ProviderKind {
         }
     }
 
+    /// The name that ONNX Runtime has for it.
+    pub fn onnx_name(self) -> &'static str {
+        match self {
+            ProviderKind::Cpu => "CPUExecutionProvider",
+            ProviderKind::Cuda => "CUDAExecutionProvider",
+            ProviderKind::TensorRt => "TensorrtExecutionProvider",
+            ProviderKind::NvTensorRtRtx => "NvTensorRTRTXExecutionProvider",
+            ProviderKind::Rocm => "ROCMExecutionProvider",
+            ProviderKind::MiGraphX => "MIGraphXExecutionProvider",
+            ProviderKind::OpenVino => "OpenVINOExecutionProvider",
+            ProviderKind::DirectMl => "DmlExecutionProvider",
+            ProviderKind::CoreMl => "CoreMLExecutionProvider",
+            ProviderKind::Xnnpack => "XnnpackExecutionProvider",
+            ProviderKind::OneDnn => "DnnlExecutionProvider",
+        }
+    }
+
     fn devices(self) -> Devices {
         match self {
             ProviderKind::Cuda

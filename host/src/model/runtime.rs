@@ -1,9 +1,12 @@
 //! ONNX Runtime, and how sessions of it are made.
 
+use std::collections::BTreeMap;
+use std::ffi::CStr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::ptr;
 
+use ort::AsPointer;
 use ort::environment::Environment;
 use ort::ep::{self, ExecutionProvider as _, ExecutionProviderDispatch};
 use ort::logging::LogLevel;
@@ -21,12 +24,14 @@ pub struct SessionOptions {
     /// Threads that one run is spread over.
     pub threads: usize,
     pub provider: ExecutionProvider,
+    /// Whether a model of which nothing runs on the provider is refused: it was asked for by name for this model.
+    pub must_use_provider: bool,
 }
 
 impl Default for SessionOptions {
     /// One thread of the CPU: workers run side by side.
     fn default() -> SessionOptions {
-        SessionOptions { threads: 1, provider: ExecutionProvider::default() }
+        SessionOptions { threads: 1, provider: ExecutionProvider::default(), must_use_provider: false }
     }
 }
 
@@ -34,8 +39,6 @@ impl Default for SessionOptions {
 #[derive(Clone)]
 pub struct Runtime {
     pub(super) environment: Environment,
-    /// The providers that the library was built with.
-    offered: Arc<[ProviderKind]>,
 }
 
 impl Runtime {
@@ -56,14 +59,13 @@ impl Runtime {
         let environment =
             builder.with_name("model-nexus").with_telemetry(false).build().map_err(|error| error.to_string())?;
         environment.set_log_level(LogLevel::Warning);
-        let is_offered = |kind: &ProviderKind| is_available(*kind).unwrap_or(false);
-        let offered = ProviderKind::ALL.into_iter().filter(is_offered).collect();
-        Ok(Runtime { environment, offered })
+        Ok(Runtime { environment })
     }
 
-    /// The execution providers that the library offers.
-    pub fn offered(&self) -> &[ProviderKind] {
-        &self.offered
+    /// The names of the execution providers that the library offers.
+    pub fn offered(&self) -> Vec<&'static str> {
+        let offered = ProviderKind::ALL.into_iter().filter(|kind| is_offered(*kind));
+        offered.map(ProviderKind::name).collect()
     }
 
     /// Makes sure that models can run on what was asked for. Blocks, on a device for as long as it takes to start it.
@@ -74,15 +76,14 @@ impl Runtime {
         if provider.kind == ProviderKind::Cpu {
             return Ok(());
         }
-        let offered: Vec<&str> = self.offered.iter().map(|kind| kind.name()).collect();
-        let offered = offered.join(", ");
-        if !self.offered.contains(&provider.kind) {
+        let offered = self.offered().join(", ");
+        if !is_offered(provider.kind) {
             return Err(Error::invalid_input(format!(
                 "this host's ONNX Runtime library does not offer the execution provider {provider}; it offers: {offered}"
             )));
         }
         // A provider that the library has may still lack a driver or a device, which shows with a session.
-        let options = SessionOptions { threads: 1, provider: provider.clone() };
+        let options = SessionOptions { threads: 1, provider: provider.clone(), must_use_provider: false };
         let started = self.builder(&options).and_then(|mut builder| {
             let smallest = empty_sequence::model(DataType::Fp32.onnx());
             builder.commit_from_memory(&smallest)
@@ -90,17 +91,20 @@ impl Runtime {
         started.map(|_| ()).map_err(|error| {
             Error::invalid_input(format!(
                 "the execution provider {provider} does not start on this host: {}; ONNX Runtime's library offers: {offered}",
-                error.message()
+                reason(&error)
             ))
         })
     }
 
     /// A session as each worker has one.
     pub(super) fn session(&self, model_file: &Path, options: &SessionOptions) -> ort::Result<Session> {
-        self.builder(options)?.commit_from_file(model_file)
+        let session = self.builder(options)?.commit_from_file(model_file)?;
+        check_placement(&session, model_file, options)?;
+        Ok(session)
     }
 
     fn builder(&self, options: &SessionOptions) -> ort::Result<SessionBuilder> {
+        let kind = options.provider.kind;
         let builder = Session::builder(&self.environment)?
             .with_optimization_level(GraphOptimizationLevel::All)?
             .with_intra_threads(options.threads)?
@@ -108,7 +112,11 @@ impl Runtime {
             // Without VNNI, an x86 CPU's fast int8 kernels saturate: a cat became another cat. This takes the exact ones.
             .with_precise_qmm()?
             // DirectML takes no memory patterns.
-            .with_memory_pattern(options.provider.kind != ProviderKind::DirectMl)?;
+            .with_memory_pattern(kind != ProviderKind::DirectMl)?;
+        let builder = match looks_at_placement(options) {
+            true => builder.with_config_entry("session.record_ep_graph_assignment_info", "1")?,
+            false => builder,
+        };
         match dispatch(options) {
             // By default ort logs that a provider failed, and goes on with the CPU.
             Some(provider) => Ok(builder.with_execution_providers([provider.error_on_failure()])?),
@@ -117,10 +125,66 @@ impl Runtime {
     }
 }
 
+/// ONNX Runtime's sentence, without the place in its source.
+fn reason(error: &ort::Error) -> &str {
+    let message = error.message().trim();
+    message.split_once("[ONNXRuntimeError] : ").map_or(message, |(_, message)| message)
+}
+
+/// Every operator can run on the CPU, so there is nothing to see where that is not asked for.
+fn looks_at_placement(options: &SessionOptions) -> bool {
+    options.provider.kind != ProviderKind::Cpu || options.must_use_provider
+}
+
+/// Looks at what of a model a provider took: what it cannot run ONNX Runtime gives to the CPU.
+fn check_placement(session: &Session, model_file: &Path, options: &SessionOptions) -> ort::Result<()> {
+    if !looks_at_placement(options) {
+        return Ok(());
+    }
+    let provider = &options.provider;
+    let operators = operators_by_provider(session)?;
+    let model = model_file.display();
+    if operators.is_empty() || operators.contains_key(provider.kind.onnx_name()) {
+        tracing::info!(%model, %provider, ?operators, "the model's operators have their places");
+        return Ok(());
+    }
+    if options.must_use_provider {
+        return Err(ort::Error::new(format!(
+            "{provider} has none of its operators, and would leave all of them to the CPU; set cpu if that is meant"
+        )));
+    }
+    tracing::warn!(%model, %provider, ?operators, "the provider has none of the model's operators: the CPU runs them");
+    Ok(())
+}
+
+/// How many operators of a session each provider got, by ONNX Runtime's names.
+#[allow(unsafe_code)]
+fn operators_by_provider(session: &Session) -> ort::Result<BTreeMap<String, usize>> {
+    let api = ort::api();
+    let (mut subgraphs, mut count) = (ptr::null(), 0);
+    let mut operators = BTreeMap::new();
+    // SAFETY: what is read belongs to the session, which outlives this. A call that does not fail has written its results:
+    // an array of as many elements as it says, a name that ends with a zero.
+    unsafe {
+        let status = (api.Session_GetEpGraphAssignmentInfo)(session.ptr(), &mut subgraphs, &mut count);
+        ort::Error::result_from_status(status)?;
+        if subgraphs.is_null() {
+            return Ok(operators);
+        }
+        for &subgraph in std::slice::from_raw_parts(subgraphs, count) {
+            let (mut name, mut nodes, mut count) = (ptr::null(), ptr::null(), 0);
+            ort::Error::result_from_status((api.EpAssignedSubgraph_GetEpName)(subgraph, &mut name))?;
+            ort::Error::result_from_status((api.EpAssignedSubgraph_GetNodes)(subgraph, &mut nodes, &mut count))?;
+            *operators.entry(CStr::from_ptr(name).to_string_lossy().into_owned()).or_default() += count;
+        }
+    }
+    Ok(operators)
+}
+
 /// Whether the library was built with a provider.
-fn is_available(kind: ProviderKind) -> ort::Result<bool> {
-    match kind {
-        ProviderKind::Cpu => Ok(true),
+fn is_offered(kind: ProviderKind) -> bool {
+    let is_available = match kind {
+        ProviderKind::Cpu => return true,
         ProviderKind::Cuda => ep::CUDA::is_available(),
         ProviderKind::TensorRt => ep::TensorRT::is_available(),
         ProviderKind::NvTensorRtRtx => ep::NVRTX::is_available(),
@@ -131,12 +195,13 @@ fn is_available(kind: ProviderKind) -> ort::Result<bool> {
         ProviderKind::CoreMl => ep::CoreML::is_available(),
         ProviderKind::Xnnpack => ep::XNNPACK::is_available(),
         ProviderKind::OneDnn => ep::OneDNN::is_available(),
-    }
+    };
+    is_available.unwrap_or(false)
 }
 
 /// The provider as sessions take it; `None` for the CPU, which every session has.
 fn dispatch(options: &SessionOptions) -> Option<ExecutionProviderDispatch> {
-    let SessionOptions { threads, provider } = options;
+    let SessionOptions { threads, provider, .. } = options;
     let index = i32::from(provider.index());
     Some(match provider.kind {
         ProviderKind::Cpu => return None,
