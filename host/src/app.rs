@@ -22,6 +22,8 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     /// Predictions that may be in progress.
     predictions: Arc<Semaphore>,
+    /// Batches that may be in progress.
+    batches: Arc<Semaphore>,
     /// Uploads that may be in progress.
     uploads: Arc<Semaphore>,
     /// Requests copied to shadow versions that may be in progress.
@@ -63,6 +65,7 @@ impl App {
         Ok(App {
             cache: PredictionCache::new(&config.cache),
             predictions: Arc::new(Semaphore::new(config.limits.max_predictions as usize)),
+            batches: Arc::new(Semaphore::new(config.limits.max_batches as usize)),
             uploads: Arc::new(Semaphore::new(config.limits.max_uploads as usize)),
             shadows: Arc::new(Semaphore::new(config.engine.max_shadows as usize)),
             draining: AtomicBool::new(false),
@@ -84,6 +87,17 @@ impl App {
                 ErrorCode::Overloaded,
                 format!("{limit} predictions are in progress (--max-predictions); try again"),
             )
+        })
+    }
+
+    /// Leave to run one batch, held until it ends.
+    ///
+    /// # Errors
+    /// As many as allowed are in progress.
+    pub fn admit_batch(&self) -> Result<OwnedSemaphorePermit> {
+        let limit = self.config.limits.max_batches;
+        self.batches.clone().try_acquire_owned().map_err(|_| {
+            Error::new(ErrorCode::Overloaded, format!("{limit} batches are in progress (--max-batches); try again"))
         })
     }
 

@@ -196,11 +196,15 @@ pub struct LimitsConfig {
     #[arg(long, env = "NEXUS_PREDICT_TIMEOUT", default_value = "60s", value_parser = humantime::parse_duration)]
     pub predict_timeout: Duration,
 
-    /// Size of a prediction request's body.
+    /// Size of a prediction request's body; of a batch, that of one row, and of what may wait in memory to be read.
     #[arg(long, env = "NEXUS_MAX_BODY_BYTES", default_value = "32MiB", value_name = "BYTES")]
     pub max_body_bytes: ByteSize,
 
-    /// Time a client may pause amid sending a body; past it the answer is 408.
+    /// Files of rows in progress at once; past it the answer is 503.
+    #[arg(long, env = "NEXUS_MAX_BATCHES", default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=128))]
+    pub max_batches: u32,
+
+    /// Time a client may pause amid sending a body, past which the answer is 408, or amid taking the answers of a batch.
     #[arg(long, env = "NEXUS_BODY_IDLE_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration)]
     pub body_idle_timeout: Duration,
 

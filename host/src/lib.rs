@@ -4,6 +4,8 @@
 pub mod app;
 /// The author's tools: write a plugin, check it, try it.
 pub mod author;
+/// Files of rows through a model.
+pub mod batch;
 /// Work on many bytes, kept off the async threads.
 pub mod blocking;
 /// Answers kept in memory.

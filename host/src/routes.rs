@@ -35,6 +35,7 @@ pub fn router(app: Arc<App>) -> Result<Router> {
             "/models/{id}/pipeline",
             get(http::pipeline::show).put(http::pipeline::bind).delete(http::pipeline::unbind),
         )
+        .route("/models/{id}/batch", post(http::batch::batch))
         .route("/models/{id}", delete(http::versions::remove_model))
         .route("/models/{id}/versions/{version}", delete(http::versions::remove))
         .route("/models/{id}/versions/{version}/load", post(http::versions::load))

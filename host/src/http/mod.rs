@@ -1,5 +1,6 @@
 //! REST: each handler parses, calls, wraps. What is the same for all of them is here: request ids, errors, the log line.
 
+pub mod batch;
 pub mod files;
 pub mod form;
 pub mod health;

@@ -3,6 +3,7 @@
 
 mod admission;
 mod author;
+mod batch;
 mod binary;
 mod cache;
 mod client;

@@ -1,0 +1,260 @@
+//! Runs the chunks of a file: several at once, and answered in order.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tracing::Instrument;
+
+use super::plan::{Plan, Way};
+use super::read::{self, ReadOptions};
+use super::rows::{Answered, Answers, Chunk, Rows, has_rows, tensors};
+use super::{Feed, Format, write};
+use crate::app::App;
+use crate::error::{Error, ErrorCode, Result};
+use crate::model::ModelVersion;
+use crate::pipeline::{self, Answer, Payload, Trace};
+use crate::predict::{self, Target, check_payload};
+use crate::terms::Terms;
+
+/// Who runs the model.
+#[derive(Clone)]
+pub enum Runner {
+    /// The host, as it runs every prediction.
+    Host { app: Arc<App>, target: Arc<Target> },
+    /// This process, for itself.
+    Alone { model: Arc<ModelVersion>, timeout: Duration },
+}
+
+/// Pauses between tries while others have the model's queue filled.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+
+impl Runner {
+    fn model(&self) -> &ModelVersion {
+        match self {
+            Runner::Host { target, .. } => &target.model,
+            Runner::Alone { model, .. } => model,
+        }
+    }
+
+    /// Waits where the model's queue is full: a row is no request that somebody could send again.
+    async fn predict(&self, payload: Payload, trace: &mut Trace) -> Result<Arc<Answer>> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.try_predict(payload.clone(), trace).await {
+                Err(error) if error.code == ErrorCode::Overloaded => {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                ended => return ended,
+            }
+        }
+    }
+
+    async fn try_predict(&self, payload: Payload, trace: &mut Trace) -> Result<Arc<Answer>> {
+        match self {
+            Runner::Host { app, target } => {
+                // What passes by once is not worth a place in memory.
+                let terms = Terms { use_cache: false, ..Terms::within(app.config.limits.predict_timeout) };
+                Ok(predict::predict(app, target, payload, &terms, trace).await?.answer)
+            }
+            Runner::Alone { model, timeout } => {
+                check_payload(model, &payload)?;
+                let terms = Terms::within(*timeout);
+                let run = pipeline::run(model, payload, &terms, trace);
+                let ended = tokio::time::timeout_at(terms.deadline.into(), run).await;
+                ended.map_err(|_| Error::new(ErrorCode::DeadlineExceeded, "the run took too long"))?.map(Arc::new)
+            }
+        }
+    }
+}
+
+/// What a job may use.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Chunks run at once: one for each worker, and one more that waits for the first to be done.
+    pub in_flight: usize,
+    /// Of a line, a record or a row, in bytes.
+    pub row_bytes: usize,
+    /// Time that whoever takes the answer may pause.
+    pub patience: Duration,
+}
+
+/// A file of rows and what is to become of it.
+pub struct Batch {
+    pub runner: Runner,
+    pub from: Format,
+    pub to: Format,
+    pub options: ReadOptions,
+    pub limits: Limits,
+}
+
+/// How a job ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Outcome {
+    pub rows: u64,
+    /// Rows that have an error for an answer.
+    pub failed: u64,
+}
+
+/// Answers as bytes, ended with an error where the job broke off. The job ends when this is dropped.
+pub struct AnswerBytes {
+    pieces: mpsc::Receiver<io::Result<Bytes>>,
+    _job: Running<()>,
+}
+
+/// Pieces of bytes that wait to be taken.
+const PIECES: usize = 8;
+
+impl Batch {
+    /// Starts the job, once the beginning of the file has shown that it can be one. `ended` hears how it went.
+    ///
+    /// # Errors
+    /// The file is none, or its columns are not the model's.
+    pub async fn start(self, feed: Feed, ended: impl FnOnce(Outcome) + Send + 'static) -> Result<AnswerBytes> {
+        let Batch { runner, from, to, options, limits } = self;
+        let plan = Arc::new(Plan::of(runner.model()));
+        let (chunks, to_run) = mpsc::channel(limits.in_flight);
+        let (begun, has_begun) = oneshot::channel();
+        let (span, of_reader) = (tracing::Span::current(), Arc::clone(&plan));
+        let row_bytes = limits.row_bytes;
+        tokio::task::spawn_blocking(move || {
+            span.in_scope(|| read::read(from, feed, &of_reader, &options, row_bytes, begun, &chunks));
+        });
+        has_begun.await.map_err(|_| Error::internal("the reader of a batch ended before it began"))??;
+
+        let (answers, to_write) = mpsc::channel(limits.in_flight);
+        let (pieces, receiver) = mpsc::channel(PIECES);
+        let patience = limits.patience;
+        let (span, of_writer) = (tracing::Span::current(), Arc::clone(&plan));
+        tokio::task::spawn_blocking(move || {
+            let _in_span = span.enter();
+            ended(write::write(to, &of_writer, to_write, write::Pieces::new(pieces, patience)));
+        });
+        let job = run_all(runner, plan, limits.in_flight, to_run, answers);
+        Ok(AnswerBytes { pieces: receiver, _job: Running::spawn(job) })
+    }
+}
+
+impl Stream for AnswerBytes {
+    type Item = io::Result<Bytes>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        self.pieces.poll_recv(context)
+    }
+}
+
+/// Chunks in, answers out, in the same order. Ends when there are no more, or nobody takes any.
+async fn run_all(
+    runner: Runner,
+    plan: Arc<Plan>,
+    in_flight: usize,
+    mut chunks: mpsc::Receiver<Result<Chunk>>,
+    answers: mpsc::Sender<Result<Answered>>,
+) {
+    let chunks = futures_util::stream::poll_fn(move |context| chunks.poll_recv(context));
+    let running = chunks.map(|chunk| {
+        let (runner, plan) = (runner.clone(), Arc::clone(&plan));
+        // Each a task of its own: plugins compute on the thread that polls them.
+        Running::spawn(async move { Ok(run(&runner, &plan, chunk?).await) })
+    });
+    let mut ended = std::pin::pin!(running.buffered(in_flight));
+    while let Some(answered) = ended.next().await {
+        let answered = answered.unwrap_or_else(|| Err(Error::internal("a chunk's task ended early")));
+        if answers.send(answered).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn run(runner: &Runner, plan: &Plan, chunk: Chunk) -> Answered {
+    let Chunk { tags, rows } = chunk;
+    let answers = match rows {
+        Rows::Fixed { count, data } => {
+            let together = plan.way == Way::Together && count > 0;
+            match if together { run_together(runner, plan, count, &data).await } else { None } {
+                Some(outputs) => outputs,
+                None => {
+                    let each = (0..count).map(|row| tensors(&plan.inputs, &data, row, row + 1).map(Payload::Tensors));
+                    run_each(runner, each).await
+                }
+            }
+        }
+        Rows::Each(payloads) => run_each(runner, payloads.into_iter().map(Ok)).await,
+    };
+    Answered { tags, answers }
+}
+
+/// All rows in one run; `None` where that tells nothing of each: then they are run one by one.
+async fn run_together(runner: &Runner, plan: &Plan, count: usize, data: &[crate::tensor::Data]) -> Option<Answers> {
+    let payload = Payload::Tensors(tensors(&plan.inputs, data, 0, count).ok()?);
+    let mut trace = Trace::default();
+    let ended = runner.predict(payload, &mut trace).await;
+    if let Some((_, ran)) = trace.inference {
+        plan.pace.ran(count, ran);
+    }
+    match ended {
+        Ok(answer) => match Arc::try_unwrap(answer) {
+            Ok(Answer::Outputs(outputs)) if outputs.iter().all(|output| has_rows(output, count)) => {
+                Some(Answers::Together(outputs))
+            }
+            _ => None,
+        },
+        // One by one they would fail the same way.
+        Err(error) if matches!(error.code, ErrorCode::Internal | ErrorCode::NotReady) => {
+            tracing::error!(%error, rows = count, "rows of a batch failed");
+            Some(Answers::Each(vec![Err(error.message); count]))
+        }
+        Err(_) => None,
+    }
+}
+
+async fn run_each(runner: &Runner, rows: impl ExactSizeIterator<Item = Result<Payload>>) -> Answers {
+    let mut answers = Vec::with_capacity(rows.len());
+    for payload in rows {
+        let answer = match payload {
+            Ok(payload) => runner.predict(payload, &mut Trace::default()).await,
+            Err(error) => Err(error),
+        };
+        answers.push(answer.map_err(|error| {
+            if error.code == ErrorCode::Internal {
+                tracing::error!(%error, "a row of a batch failed");
+            }
+            error.message
+        }));
+    }
+    Answers::Each(answers)
+}
+
+/// A task that ends when nobody waits for it any more.
+struct Running<T>(JoinHandle<T>);
+
+impl<T: Send + 'static> Running<T> {
+    fn spawn(work: impl Future<Output = T> + Send + 'static) -> Running<T> {
+        Running(tokio::spawn(work.in_current_span()))
+    }
+}
+
+impl<T> Future for Running<T> {
+    /// `None` where the task panicked; the panic is in the log.
+    type Output = Option<T>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<T>> {
+        Pin::new(&mut self.0)
+            .poll(context)
+            .map(|ended| ended.map_err(|error| tracing::error!(%error, "a task of a batch ended early")).ok())
+    }
+}
+
+impl<T> Drop for Running<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

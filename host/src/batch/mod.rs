@@ -1,0 +1,45 @@
+//! Files of rows through a model: read, run many at once, written in order. The REST interface and the command line wrap it.
+//!
+//! Three stages, joined by bounded channels: a thread that reads rows into [`Chunk`]s, a task that runs several of them at
+//! once ([`job`]), and a thread that writes their answers. Where one is slow the others wait, so memory stays the same
+//! however long the file is.
+
+mod feed;
+mod job;
+mod number;
+mod plan;
+mod read;
+mod rows;
+mod write;
+
+pub use feed::{Feed, FeedError, Feeder, feed};
+pub use job::{Batch, Limits, Outcome, Runner};
+pub use plan::Plan;
+pub use read::ReadOptions;
+
+/// What a file of rows is written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// One JSON value a line.
+    Ndjson,
+}
+
+impl Format {
+    pub const ALL: [Format; 1] = [Format::Ndjson];
+
+    /// The format of that media type, without its parameters.
+    pub fn from_media_type(media_type: &str) -> Option<Format> {
+        match media_type {
+            "application/x-ndjson" | "application/ndjson" | "application/jsonl" | "application/x-jsonlines" => {
+                Some(Format::Ndjson)
+            }
+            _ => None,
+        }
+    }
+
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Format::Ndjson => "application/x-ndjson",
+        }
+    }
+}

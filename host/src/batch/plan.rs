@@ -1,0 +1,153 @@
+//! How rows become a model's inputs: which elements a row has, and whether rows can be run together.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::model::{ModelVersion, value_spec};
+use crate::tensor::{DataType, TensorSpec};
+use crate::value::ValueSpec;
+
+/// How the rows of a file come to a model.
+#[derive(Debug)]
+pub struct Plan {
+    /// What a row has to give.
+    pub(super) inputs: Vec<RowInput>,
+    pub(super) way: Way,
+    /// The model's inputs, as messages show them.
+    pub(super) described: String,
+    /// All inputs, those with defaults too.
+    pub(super) specs: Vec<ValueSpec>,
+    pub(super) pace: Pace,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Rows of one size, many in a run.
+    Together,
+    /// Rows of one size, each run by itself: the model's first axis is fixed, or a plugin looks at its outputs.
+    OneByOne,
+    /// Rows that differ in size, or are more than tensors: JSON, and each run by itself.
+    Json,
+    /// Each row is a request of its own to the preprocess plugin.
+    Plugin,
+}
+
+/// What a row gives to one input.
+#[derive(Debug, Clone)]
+pub(super) struct RowInput {
+    pub(super) name: String,
+    pub(super) datatype: DataType,
+    /// Sizes of a row, without the axis that rows lie along.
+    pub(super) axes: Vec<usize>,
+    pub(super) elements: usize,
+    /// Rows lie along a first axis.
+    has_row_axis: bool,
+}
+
+impl RowInput {
+    fn of(spec: &TensorSpec) -> Option<RowInput> {
+        let declared = spec.shape.as_ref()?;
+        let has_row_axis = matches!(declared.first(), Some(-1 | 1));
+        let axes = declared[usize::from(has_row_axis)..].iter().map(|&size| usize::try_from(size).ok());
+        let axes: Vec<usize> = axes.collect::<Option<_>>()?;
+        let elements = axes.iter().try_fold(1usize, |count, &size| count.checked_mul(size))?;
+        // A row of nothing cannot be told from its neighbour.
+        let is_something = elements > 0 && elements <= MOST_BYTES;
+        is_something.then(|| RowInput {
+            name: spec.name.clone(),
+            datatype: spec.datatype,
+            axes,
+            elements,
+            has_row_axis,
+        })
+    }
+
+    /// The shape of so many rows.
+    pub(super) fn shape(&self, rows: usize) -> Vec<usize> {
+        if !self.has_row_axis {
+            return self.axes.clone();
+        }
+        std::iter::once(rows).chain(self.axes.iter().copied()).collect()
+    }
+
+    /// Bytes of a row; of strings, those of what refers to them.
+    pub(super) fn row_bytes(&self) -> usize {
+        self.elements * self.datatype.size().unwrap_or(size_of::<bytes::Bytes>())
+    }
+}
+
+impl Plan {
+    pub fn of(model: &ModelVersion) -> Plan {
+        let required: Vec<&ValueSpec> =
+            model.inputs.iter().filter(|input| !input.optional).map(|input| &input.spec).collect();
+        let tensors = required.iter().map(|spec| match spec {
+            ValueSpec::Tensor(spec) => RowInput::of(spec),
+            _ => None,
+        });
+        let inputs: Vec<RowInput> = tensors.collect::<Option<_>>().unwrap_or_default();
+        let outputs: Vec<ValueSpec> = model.info.metadata.outputs.iter().map(value_spec).collect();
+        let is_open = |spec: &TensorSpec| spec.shape.as_ref().is_none_or(|axes| axes.first() == Some(&-1));
+        let are_open = required.iter().all(|spec| matches!(spec, ValueSpec::Tensor(spec) if is_open(spec)))
+            && outputs.iter().all(|output| match output {
+                ValueSpec::Tensor(spec) => is_open(spec),
+                ValueSpec::Sequence { .. } => true,
+                _ => false,
+            });
+        let way = match &model.pipeline {
+            pipeline if pipeline.preprocess.is_some() => Way::Plugin,
+            _ if inputs.is_empty() => Way::Json,
+            pipeline if are_open && pipeline.postprocess.is_none() => Way::Together,
+            _ => Way::OneByOne,
+        };
+        let bytes = inputs.iter().map(RowInput::row_bytes).sum::<usize>().max(1);
+        let pace = Pace::new(if way == Way::Together { MOST_ROWS } else { ROWS_APART }.min(MOST_BYTES / bytes).max(1));
+        let specs = model.inputs.iter().map(|input| input.spec.clone()).collect();
+        Plan { inputs, way, described: crate::pipeline::describe_inputs(model), specs, pace }
+    }
+
+    /// The input that a row without names is for.
+    pub(super) fn only_input(&self) -> Option<&RowInput> {
+        match self.inputs.as_slice() {
+            [input] => Some(input),
+            _ => None,
+        }
+    }
+}
+
+/// Most rows of a run: with more, iris gains nothing.
+const MOST_ROWS: usize = 1024;
+/// Rows that travel together to be run one by one.
+const ROWS_APART: usize = 16;
+/// Most bytes of inputs that travel together.
+const MOST_BYTES: usize = 4 << 20;
+/// Rows of the first run, before anybody knows how long one takes.
+const FIRST_ROWS: usize = 64;
+/// Other requests wait behind a run, so it is not to take longer than this.
+const LONG_RUN: Duration = Duration::from_millis(8);
+
+/// How many rows travel together: as many as the model runs in a few milliseconds.
+#[derive(Debug)]
+pub(super) struct Pace {
+    rows: AtomicUsize,
+    most: usize,
+}
+
+impl Pace {
+    fn new(most: usize) -> Pace {
+        Pace { rows: AtomicUsize::new(FIRST_ROWS.min(most)), most }
+    }
+
+    pub(super) fn rows(&self) -> usize {
+        self.rows.load(Ordering::Relaxed)
+    }
+
+    /// A run of `rows` rows took so long.
+    pub(super) fn ran(&self, rows: usize, took: Duration) {
+        let next = match took {
+            took if took > LONG_RUN => rows / 2,
+            took if took < LONG_RUN / 4 && rows >= self.rows() => rows * 2,
+            _ => return,
+        };
+        self.rows.store(next.clamp(1, self.most), Ordering::Relaxed);
+    }
+}

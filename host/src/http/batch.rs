@@ -1,0 +1,123 @@
+//! `POST /models/{id}/batch`: a file of rows through a model, streamed in and out.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use http_body_util::BodyExt;
+use serde::Deserialize;
+use tracing::Instrument;
+
+use super::{Observation, body_error};
+use crate::app::App;
+use crate::batch::{Batch, Feeder, Format, Limits, Outcome, ReadOptions, Runner, feed};
+use crate::config::to_usize;
+use crate::error::{Error, Result};
+use crate::model::{Route, Sticky};
+use crate::predict::Target;
+
+#[derive(Deserialize)]
+pub struct Parameters {
+    version: Option<String>,
+    header: Option<bool>,
+    /// Names, separated by commas.
+    columns: Option<String>,
+}
+
+/// Rows in, predictions out, in the same order; a row that fails has its error in its place.
+pub async fn batch(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    Query(parameters): Query<Parameters>,
+    Extension(observation): Extension<Observation>,
+    request: Request,
+) -> Result<Response> {
+    let permit = app.admit_batch()?;
+    let headers = request.headers();
+    let (from, to) = formats(headers)?;
+    let key = |sticky: &Sticky| match sticky {
+        Sticky::Header(name) => headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned),
+        Sticky::Field(_) => None,
+    };
+    let model = match app.models.registry.route(&id, parameters.version.as_deref(), key)? {
+        Route::Ready(model) => model,
+        Route::Cold(version) => app.models.ready_in_time(&version).await?,
+    };
+    observation.serves(&model);
+    let limits = limits(&app, model.info.total_bytes());
+    let (feeder, feed) = feed(limits.row_bytes);
+    tokio::spawn(send_body(request.into_body(), feeder).in_current_span());
+    let columns = parameters.columns.map(|names| names.split(',').map(|name| name.trim().to_owned()).collect());
+    let options = ReadOptions { header: parameters.header, columns };
+    let target = Arc::new(Target { model: Arc::clone(&model), shadow: None });
+    let batch = Batch { runner: Runner::Host { app, target }, from, to, options, limits };
+    let started = Instant::now();
+    let answers = batch.start(feed, move |Outcome { rows, failed }| {
+        let took_ms = started.elapsed().as_millis() as u64;
+        tracing::info!(model = model.id(), version = model.version(), rows, failed, took_ms, "batch");
+        drop(permit);
+    });
+    let content_type = [(header::CONTENT_TYPE, HeaderValue::from_static(to.media_type()))];
+    // Proxies that wait for an answer's end would undo the streaming.
+    let unbuffered = [(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"))];
+    Ok((content_type, unbuffered, Body::from_stream(answers.await?)).into_response())
+}
+
+fn limits(app: &App, model_bytes: u64) -> Limits {
+    let engine = &app.config.engine;
+    // Never more than a quarter of the places in the model's queue: the others are for requests that somebody waits for.
+    let most = (engine.queue_capacity as usize / 4).max(1);
+    Limits {
+        in_flight: (engine.instance_count(model_bytes) + 1).min(most),
+        row_bytes: to_usize(app.config.limits.max_body_bytes),
+        patience: app.config.limits.body_idle_timeout,
+    }
+}
+
+/// What the body is, and what the answer is to be: the same, unless `Accept` asks for another.
+fn formats(headers: &HeaderMap) -> Result<(Format, Format)> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_ascii_lowercase();
+    let media_type = |text: &str| text.split(';').next().unwrap_or_default().trim().to_owned();
+    let given = media_type(&text(header::CONTENT_TYPE));
+    let from = Format::from_media_type(&given).ok_or_else(|| {
+        Error::invalid_input(format!(
+            "a batch has the Content-Type {}; {given:?} came",
+            Format::ALL.map(Format::media_type).join(", ")
+        ))
+    })?;
+    let accept = text(header::ACCEPT);
+    let mut accepted = accept.split(',').map(media_type).filter(|media_type| !media_type.is_empty()).peekable();
+    if accepted.peek().is_none() {
+        return Ok((from, from));
+    }
+    let to = accepted.find_map(|accepted| match accepted.as_str() {
+        "*/*" | "application/*" => Some(from),
+        media_type => Format::from_media_type(media_type),
+    });
+    let to = to.ok_or_else(|| {
+        Error::invalid_input(format!(
+            "a batch is answered as {}; the request accepts {accept:?}",
+            Format::ALL.map(Format::media_type).join(", ")
+        ))
+    })?;
+    Ok((from, to))
+}
+
+/// Moves a body into the job as the job takes it.
+async fn send_body(mut body: Body, feeder: Feeder) {
+    while let Some(frame) = body.frame().await {
+        match frame {
+            Ok(frame) => {
+                let Ok(piece) = frame.into_data() else { continue };
+                if feeder.put(piece).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => return feeder.fail(body_error(&error)),
+        }
+    }
+}
