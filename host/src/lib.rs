@@ -24,6 +24,8 @@ pub mod http;
 pub mod metrics;
 /// Models: loaded, kept, run.
 pub mod model;
+/// Decimal numbers, read fast.
+pub mod numbers;
 /// What an ONNX file says of itself.
 pub mod onnx;
 /// What one request goes through at a model.

@@ -24,6 +24,12 @@ pub struct Metrics {
     pub inference_duration: HistogramVec,
     /// Seconds a prediction waited for a worker, by model and version.
     pub queue_duration: HistogramVec,
+    /// Rows of the run that a prediction was in, by model and version.
+    pub batch_rows: HistogramVec,
+    /// Predictions that wait for a worker, by model and version.
+    pub queue_length: IntGaugeVec,
+    /// Workers that run something, by model and version.
+    pub workers_busy: IntGaugeVec,
     /// Seconds in a plugin, by plugin and stage.
     pub plugin_duration: HistogramVec,
     /// Stages that ended in an error of the plugin's own, by plugin and stage.
@@ -91,6 +97,10 @@ impl Metrics {
             registry.register(Box::new(gauge.clone()))?;
             Ok(gauge)
         };
+        let rows = HistogramOpts::new("nexus_batch_rows", "Rows of the run that a prediction was in")
+            .buckets((0..=10).map(|power| 2f64.powi(power)).collect());
+        let batch_rows = HistogramVec::new(rows, &["model", "version"])?;
+        registry.register(Box::new(batch_rows.clone()))?;
         let store_up = IntGauge::new("nexus_store_up", "1 while the store can be read")?;
         registry.register(Box::new(store_up.clone()))?;
         store_up.set(1);
@@ -118,6 +128,9 @@ impl Metrics {
                 "Time a prediction waited for a worker",
                 &["model", "version"],
             )?,
+            batch_rows,
+            queue_length: gauge("nexus_queue_length", "Predictions that wait for a worker", &["model", "version"])?,
+            workers_busy: gauge("nexus_workers_busy", "Workers that run something", &["model", "version"])?,
             plugin_duration: seconds("nexus_plugin_duration_seconds", "Time in a plugin", &["plugin", "stage"])?,
             plugin_failures: counter(
                 "nexus_plugin_failures_total",
@@ -197,7 +210,7 @@ impl Metrics {
         ] {
             remove_version(counter, model, version);
         }
-        for histogram in [&self.inference_duration, &self.queue_duration, &self.shadow_duration] {
+        for histogram in [&self.inference_duration, &self.queue_duration, &self.batch_rows, &self.shadow_duration] {
             remove_version(histogram, model, version);
         }
     }

@@ -6,7 +6,7 @@ use serde::de::IgnoredAny;
 
 use crate::blocking::off_async_threads;
 use crate::error::{Error, ErrorCode, Result, shorten};
-use crate::model::{BoundStage, ModelVersion, OnFailure};
+use crate::model::{BoundStage, InferenceTimes, ModelVersion, OnFailure};
 use crate::plugin::{Crossed, Instance, Request, Response, Stage};
 use crate::tensor::Tensor;
 use crate::terms::Terms;
@@ -53,8 +53,7 @@ impl Answer {
 #[derive(Debug, Default)]
 pub struct Trace {
     pub preprocess: Option<StageTrace>,
-    /// Time waited for a worker, and time in ONNX Runtime.
-    pub inference: Option<(Duration, Duration)>,
+    pub inference: Option<InferenceTimes>,
     pub postprocess: Option<StageTrace>,
     /// Stages that failed and were gone around.
     pub bypassed: Vec<Stage>,
@@ -107,8 +106,8 @@ impl Trace {
         let steps = [
             ("fetch", self.fetching()),
             ("preprocess", self.preprocess.as_ref().map(StageTrace::computing)),
-            ("queue", self.inference.map(|(queued, _)| queued)),
-            ("infer", self.inference.map(|(_, ran)| ran)),
+            ("queue", self.inference.map(|took| took.queued)),
+            ("infer", self.inference.map(|took| took.ran)),
             ("postprocess", self.postprocess.as_ref().map(StageTrace::computing)),
         ];
         let steps = steps.into_iter().filter_map(|(name, time)| Some((name, time?)));
@@ -189,7 +188,7 @@ async fn infer(model: &ModelVersion, inputs: Vec<Value>, terms: &Terms, trace: &
         kept.inputs.clone_from(&inputs);
     }
     let inference = model.workers.infer(inputs, terms).await?;
-    trace.inference = Some((inference.queued, inference.ran));
+    trace.inference = Some(inference.took);
     if let Some(kept) = &mut trace.tensors {
         kept.outputs.clone_from(&inference.outputs);
     }

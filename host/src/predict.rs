@@ -10,7 +10,7 @@ use crate::app::App;
 use crate::blocking::off_async_threads;
 use crate::cache::CacheKey;
 use crate::error::{Error, ErrorCode, Result};
-use crate::model::{Entry, ModelVersion, OnFailure};
+use crate::model::{Entry, InferenceTimes, ModelVersion, OnFailure};
 use crate::pipeline::{self, Answer, Payload, Trace, check_inputs, describe_inputs};
 use crate::plugin::Stage;
 use crate::shadow;
@@ -119,10 +119,11 @@ pub fn check_payload(model: &ModelVersion, payload: &Payload) -> Result<()> {
 /// Counts and times what happened.
 pub fn record(app: &App, model: &ModelVersion, trace: &Trace) {
     let metrics = &app.metrics;
-    if let Some((queued, ran)) = trace.inference {
+    if let Some(InferenceTimes { queued, ran, batch_rows }) = trace.inference {
         let labels = [model.id(), model.version()];
         metrics.inference_duration.with_label_values(&labels).observe(ran.as_secs_f64());
         metrics.queue_duration.with_label_values(&labels).observe(queued.as_secs_f64());
+        metrics.batch_rows.with_label_values(&labels).observe(batch_rows as f64);
     }
     for (stage, trace) in [(Stage::Preprocess, &trace.preprocess), (Stage::Postprocess, &trace.postprocess)] {
         let Some(trace) = trace else { continue };

@@ -129,9 +129,9 @@ impl Seen {
             self.outputs = tensors.outputs.iter().flat_map(TensorLine::of_value).collect();
         }
         self.steps.extend(trace.preprocess.as_ref().map(|stage| Step::in_plugin("preprocess", stage)));
-        if let Some((queued, ran)) = trace.inference {
+        if let Some(took) = trace.inference {
             let step = |name, time| Step { name, ms: milliseconds(time), fetching_ms: None, plugin: None };
-            self.steps.extend([step("queue", queued), step("infer", ran)]);
+            self.steps.extend([step("queue", took.queued), step("infer", took.ran)]);
         }
         self.steps.extend(trace.postprocess.as_ref().map(|stage| Step::in_plugin("postprocess", stage)));
     }

@@ -197,8 +197,8 @@ async fn run_together(runner: &Runner, plan: &Plan, count: usize, data: &[crate:
     let payload = Payload::Tensors(tensors(&plan.inputs, data, 0, count).ok()?);
     let mut trace = Trace::default();
     let ended = runner.predict(payload, &mut trace).await;
-    if let Some((_, ran)) = trace.inference {
-        plan.pace.ran(count, ran);
+    if let Some(took) = trace.inference {
+        plan.pace.ran(count, took.ran);
     }
     match ended {
         Ok(answer) => match Arc::try_unwrap(answer) {

@@ -68,9 +68,15 @@ pub async fn metrics(State(app): State<Arc<App>>) -> Result<Response> {
     app.metrics.models_loaded.set(count(models.len() as u64));
     app.metrics.store_up.set(app.models.store.trouble().is_none().into());
     app.metrics.model_memory.reset();
+    app.metrics.queue_length.reset();
+    app.metrics.workers_busy.reset();
     for model in &models {
         let memory = app.metrics.model_memory.with_label_values(&[model.id(), model.version()]);
         memory.set(count(app.models.memory_of(&model.info)));
+        let waiting = app.metrics.queue_length.with_label_values(&[model.id(), model.version()]);
+        waiting.set(count(model.workers.waiting() as u64));
+        let busy = app.metrics.workers_busy.with_label_values(&[model.id(), model.version()]);
+        busy.set(count(model.workers.busy() as u64));
     }
     app.metrics.circuit_open.reset();
     for model in &models {

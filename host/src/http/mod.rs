@@ -197,8 +197,8 @@ impl Steps {
         Steps {
             fetch: trace.fetching().map(milliseconds),
             preprocess: trace.preprocess.as_ref().map(|stage| milliseconds(stage.computing())),
-            queue: trace.inference.map(|(queued, _)| milliseconds(queued)),
-            infer: trace.inference.map(|(_, ran)| milliseconds(ran)),
+            queue: trace.inference.map(|took| milliseconds(took.queued)),
+            infer: trace.inference.map(|took| milliseconds(took.ran)),
             postprocess: trace.postprocess.as_ref().map(|stage| milliseconds(stage.computing())),
             memory: plugin().map(|stage| stage.peak_memory).max(),
             bytes: plugin().map(|stage| stage.crossed.into_plugin + stage.crossed.out_of_plugin).reduce(|a, b| a + b),

@@ -16,7 +16,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::json::{ValueData, ValueJson, pairs_in_order, read_value};
+use super::json::{Text, ValueData, ValueJson, pairs_in_order, read_value};
 use super::{Observation, RequestId, body_error, cache_header, prediction_body, terms};
 use crate::app::App;
 use crate::blocking::off_async_threads;
@@ -196,7 +196,8 @@ fn parse_json(app: &App, asked: &Asked, loaded: Option<Arc<ModelVersion>>) -> st
     if asked.body.trim_ascii_start().first() == Some(&b'[') {
         return Err(not_a_request(&"it is a list").into());
     }
-    let parsed: PredictBody<'_> = serde_json::from_slice(&asked.body).map_err(|error| not_a_request(&error))?;
+    let text = Text::new(&asked.body);
+    let parsed: PredictBody<'_> = serde_json::from_slice(text.json()).map_err(|error| not_a_request(&error))?;
     if parsed.image_url.is_some() && (parsed.features.is_some() || parsed.inputs.is_some()) {
         return Err(Error::invalid_input("give either `image_url` or `features`/`inputs`, not both").into());
     }
@@ -213,7 +214,7 @@ fn parse_json(app: &App, asked: &Asked, loaded: Option<Arc<ModelVersion>>) -> st
             Route::Cold(version) => return Err(Unparsed::Cold(version)),
         },
     };
-    let payload = match tensors_of(&model, &parsed)? {
+    let payload = match tensors_of(&model, &text, &parsed)? {
         Some(tensors) => Payload::Tensors(tensors),
         None => Payload::Raw(plugin::Request {
             content_type: "application/json".to_owned(),
@@ -232,15 +233,16 @@ pub fn tensors_in(model: &ModelVersion, request: &plugin::Request) -> Result<Opt
     if !is_json(&request.content_type) || request.body.trim_ascii_start().first() != Some(&b'{') {
         return Ok(None);
     }
-    tensors_of(model, &serde_json::from_slice(&request.body).map_err(|error| not_a_request(&error))?)
+    let text = Text::new(&request.body);
+    tensors_of(model, &text, &serde_json::from_slice(text.json()).map_err(|error| not_a_request(&error))?)
 }
 
 /// `features` or `inputs`, of the datatypes that the model declares.
-fn tensors_of(model: &ModelVersion, body: &PredictBody<'_>) -> Result<Option<Vec<Value>>> {
+fn tensors_of(model: &ModelVersion, text: &Text<'_>, body: &PredictBody<'_>) -> Result<Option<Vec<Value>>> {
     match (body.features, &body.inputs) {
         (Some(_), Some(_)) => Err(Error::invalid_input("give either `features` or `inputs`, not both")),
-        (Some(features), None) => Ok(Some(vec![read_features(model, features)?])),
-        (None, Some(inputs)) => read_inputs(model, inputs).map(Some),
+        (Some(features), None) => Ok(Some(vec![read_features(model, text, features)?])),
+        (None, Some(inputs)) => read_inputs(model, text, inputs).map(Some),
         (None, None) => Ok(None),
     }
 }
@@ -253,10 +255,10 @@ fn not_a_request(problem: &dyn std::fmt::Display) -> Error {
 }
 
 /// `features` is the tensor of the one input that a caller has to give.
-fn read_features(model: &ModelVersion, features: &RawValue) -> Result<Value> {
+fn read_features(model: &ModelVersion, text: &Text<'_>, features: &RawValue) -> Result<Value> {
     let required = model.inputs.iter().filter(|input| !input.optional).count();
     match pipeline::only_input(model).or(model.inputs.first().filter(|_| required == 0)) {
-        Some(input) => read_value(&input.spec, features),
+        Some(input) => read_value(&input.spec, text, features),
         None => Err(Error::invalid_input(format!(
             "model {} has not exactly one input; give `inputs` with a value for each of: {}",
             model.id(),
@@ -265,7 +267,7 @@ fn read_features(model: &ModelVersion, features: &RawValue) -> Result<Value> {
     }
 }
 
-fn read_inputs(model: &ModelVersion, inputs: &[(String, &RawValue)]) -> Result<Vec<Value>> {
+fn read_inputs(model: &ModelVersion, text: &Text<'_>, inputs: &[(String, &RawValue)]) -> Result<Vec<Value>> {
     let values = inputs.iter().map(|(name, json)| {
         let input = model.inputs.iter().find(|input| input.spec.name() == *name);
         let input = input.ok_or_else(|| {
@@ -277,7 +279,7 @@ fn read_inputs(model: &ModelVersion, inputs: &[(String, &RawValue)]) -> Result<V
         })?;
         // Nothing for an input that the model has a default for is that default.
         let is_given = !input.optional || json.get() != "null";
-        is_given.then(|| read_value(&input.spec, json)).transpose()
+        is_given.then(|| read_value(&input.spec, text, json)).transpose()
     });
     values.filter_map(Result::transpose).collect()
 }

@@ -4,6 +4,7 @@
 pub mod admission;
 mod alone;
 mod archive;
+mod batch;
 mod bind;
 mod bundle;
 mod files;
@@ -14,6 +15,7 @@ mod lifecycle;
 mod load;
 mod memory;
 mod model_toml;
+mod queue;
 mod registry;
 mod removal;
 mod repository;
@@ -42,7 +44,7 @@ pub use statistics::{BatchTimes, RunTimes, Statistics, Tally};
 pub use sync::{StoreHealth, StoreTrouble};
 pub use traffic::{Shadow, Sticky, Traffic};
 pub use upload::{IMAGE_PLUGIN, NewModel};
-pub use worker::{Inference, WorkerLimits, Workers};
+pub use worker::{Inference, InferenceTimes, WorkerLimits, Workers};
 
 use crate::error::{Error, Result};
 

@@ -205,6 +205,16 @@ fn least_bytes(value: &DynValue) -> usize {
     shape.num_elements().saturating_mul(ty.byte_size(1).unwrap_or(size_of::<Bytes>()))
 }
 
+/// # Errors
+/// An answer takes more bytes than it may.
+pub(super) fn check_size(bytes: usize, limit: usize) -> Result<()> {
+    if bytes <= limit {
+        return Ok(());
+    }
+    let message = format!("the model's answer of {bytes} bytes or more is larger than {limit} (--max-output-bytes)");
+    Err(Error::new(ErrorCode::TooLarge, message))
+}
+
 struct Reader {
     limit: usize,
     taken: usize,
@@ -213,14 +223,7 @@ struct Reader {
 impl Reader {
     fn take(&mut self, bytes: usize) -> Result<()> {
         self.taken = self.taken.saturating_add(bytes);
-        if self.taken <= self.limit {
-            return Ok(());
-        }
-        let message = format!(
-            "the model's answer of {} bytes or more is larger than {} (--max-output-bytes)",
-            self.taken, self.limit
-        );
-        Err(Error::new(ErrorCode::TooLarge, message))
+        check_size(self.taken, self.limit)
     }
 
     fn value(&mut self, name: String, value: &DynValue) -> Result<Value> {

@@ -2,19 +2,22 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use ort::environment::Environment;
 use ort::session::{RunOptions, Session, SessionInputValue};
 use ort::value::ValueType;
 use tokio::sync::oneshot;
 
+use super::batch::{self, rows_in};
+use super::queue::{Job, Queue, Refused};
 use super::runtime::{Runtime, SessionOptions};
-use super::statistics::Statistics;
-use super::values::{from_outputs, to_input};
+use super::statistics::{RunTimes, Statistics};
+use super::values::{check_size, from_outputs, to_input};
 use crate::error::{Error, ErrorCode, Result};
 use crate::terms::Terms;
 use crate::value::Value;
@@ -23,28 +26,40 @@ use crate::value::Value;
 #[derive(Debug)]
 pub struct Inference {
     pub outputs: Vec<Value>,
+    pub took: InferenceTimes,
+}
+
+/// What a request went through at the workers.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct InferenceTimes {
     /// Time the request waited for a worker.
     pub queued: Duration,
     /// Time in ONNX Runtime.
     pub ran: Duration,
+    /// Rows of the run that the request was in; 1 for models that are run request by request.
+    pub batch_rows: usize,
 }
 
-struct Job {
-    inputs: Vec<Value>,
-    options: Arc<RunOptions>,
-    queued_at: Instant,
-    /// The request's, so that what ONNX Runtime logs has its id.
-    span: tracing::Span,
-    reply: oneshot::Sender<Result<Inference>>,
+/// A run under way, and how many requests wait for it.
+struct Run {
+    options: RunOptions,
+    waiting: AtomicUsize,
 }
 
-/// Ends a run that nobody waits for any more: the client went away, or the request's time is up. ONNX Runtime stops
+/// By which a request and the run that it comes to be in know of one another.
+#[derive(Clone, Default)]
+pub(super) struct Ticket(Arc<OnceLock<Arc<Run>>>);
+
+/// Ends a run that nobody waits for any more: the clients went away, or the requests' time is up. ONNX Runtime stops
 /// between two operators. After the run it does nothing.
-struct EndOnDrop(Arc<RunOptions>);
+struct EndOnDrop(Ticket);
 
 impl Drop for EndOnDrop {
     fn drop(&mut self) {
-        if let Err(error) = self.0.terminate() {
+        let Some(run) = self.0.0.get() else { return };
+        if run.waiting.fetch_sub(1, Ordering::AcqRel) == 1
+            && let Err(error) = run.options.terminate()
+        {
             tracing::warn!(%error, "a run could not be ended");
         }
     }
@@ -80,7 +95,9 @@ impl WarmUp {
 
     /// Ends runs that take too long.
     pub fn end(&self) {
-        drop(EndOnDrop(self.options.clone()));
+        if let Err(error) = self.options.terminate() {
+            tracing::warn!(%error, "a warm-up could not be ended");
+        }
     }
 
     /// A model that does not take these inputs serves all the same.
@@ -98,8 +115,14 @@ impl WarmUp {
 #[derive(Debug)]
 pub struct Workers {
     pub statistics: Arc<Statistics>,
-    jobs: Sender<Job>,
-    queue_capacity: usize,
+    queue: Arc<Queue>,
+    limits: WorkerLimits,
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
 }
 
 impl Workers {
@@ -115,64 +138,172 @@ impl Workers {
         options: &SessionOptions,
         warm_up: Option<&WarmUp>,
     ) -> Result<Workers> {
-        let WorkerLimits { instances, queue_capacity, output_bytes, .. } = limits;
-        let (jobs, queue) = bounded(queue_capacity);
-        for index in 0..instances {
+        let queue = Arc::new(Queue::new(limits.queue_capacity));
+        // From here on, what fails ends the workers that have begun.
+        let workers = Workers { statistics: Arc::default(), queue: Arc::clone(&queue), limits };
+        for index in 0..limits.instances {
             let mut session = runtime.session(model_file, options).map_err(|error| {
                 Error::invalid_input(format!("ONNX Runtime refuses this model: {}", error.message()))
             })?;
             if let Some(warm_up) = warm_up {
                 warm_up.run(&runtime.environment, &mut session, name);
             }
-            let queue = queue.clone();
+            let worker = Worker {
+                environment: runtime.environment.clone(),
+                session,
+                limits,
+                statistics: Arc::clone(&workers.statistics),
+            };
+            let queue = Arc::clone(&queue);
             // Thread names are cut at 15 bytes by Linux, so what differs comes first.
             thread::Builder::new()
                 .name(format!("{index}:{name}"))
-                .spawn({
-                    let environment = runtime.environment.clone();
-                    move || work(&environment, session, &queue, output_bytes)
-                })
+                .spawn(move || worker.work(&queue))
                 .map_err(Error::internal)?;
         }
-        Ok(Workers { statistics: Arc::default(), jobs, queue_capacity })
+        Ok(workers)
     }
 
-    /// Runs the model. Dropping the future abandons the job: a worker skips it if it has not begun, and ends it if it has.
+    /// Requests that wait.
+    pub fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Workers that run something; all of them until they have begun.
+    pub fn busy(&self) -> usize {
+        self.limits.instances.saturating_sub(self.queue.idle())
+    }
+
+    /// Runs the model. Dropping the future abandons the job: a worker skips it if it has not begun, and ends it if nobody
+    /// else waits for the same run. What has more rows than may run together is run in parts, side by side.
     ///
     /// # Errors
     /// The queue is full, or ONNX Runtime refuses the inputs.
-    pub async fn infer(&self, inputs: Vec<Value>, _terms: &Terms) -> Result<Inference> {
+    pub async fn infer(&self, inputs: Vec<Value>, terms: &Terms) -> Result<Inference> {
+        let most_rows = self.limits.batch_rows;
+        let rows = if most_rows > 1 { rows_in(&inputs) } else { None };
+        match rows {
+            Some(rows) if rows > most_rows => self.infer_in_parts(inputs, rows, terms).await,
+            rows => self.infer_at_once(inputs, rows, terms).await,
+        }
+    }
+
+    async fn infer_at_once(&self, inputs: Vec<Value>, rows: Option<usize>, terms: &Terms) -> Result<Inference> {
         let (reply, answer) = oneshot::channel();
-        let options = Arc::new(RunOptions::new().map_err(Error::internal)?);
-        let _end = EndOnDrop(options.clone());
-        let job = Job { inputs, options, queued_at: Instant::now(), span: tracing::Span::current(), reply };
-        self.jobs.try_send(job).map_err(|error| match error {
-            TrySendError::Full(_) => Error::new(
-                ErrorCode::Overloaded,
-                format!("{} requests wait for this model already (--queue-capacity); try again", self.queue_capacity),
-            ),
-            TrySendError::Disconnected(_) => Error::internal("the model's workers have ended"),
-        })?;
+        let ticket = Ticket::default();
+        let _end = EndOnDrop(ticket.clone());
+        let job = Job { inputs, rows, ticket, queued_at: Instant::now(), span: tracing::Span::current(), reply };
+        self.queue.push(job, terms.priority).map_err(|refused| self.refusal(refused))?;
         answer.await.map_err(|_| Error::internal("the model's worker ended during the run"))?
+    }
+
+    fn refusal(&self, refused: Refused) -> Error {
+        match refused {
+            Refused::Closed => Error::internal("the model's workers have ended"),
+            Refused::Full => {
+                let capacity = self.queue.capacity();
+                let message = format!("{capacity} requests wait for this model already (--queue-capacity); try again");
+                Error::new(ErrorCode::Overloaded, message)
+            }
+        }
+    }
+
+    async fn infer_in_parts(&self, inputs: Vec<Value>, rows: usize, terms: &Terms) -> Result<Inference> {
+        let parts = stream::iter(batch::split(&inputs, rows, self.limits.batch_rows));
+        // No more of them at once than keep the workers busy, so that one large request does not fill the queue.
+        let parts = parts
+            .map(|part| async move {
+                let rows = rows_in(&part);
+                self.infer_at_once(part, rows, terms).await
+            })
+            .buffered(self.limits.instances * 2);
+        let answers: Vec<Inference> = parts.try_collect().await?;
+        let took = answers.iter().map(|answer| answer.took).reduce(|sum, part| InferenceTimes {
+            queued: sum.queued.max(part.queued),
+            ran: sum.ran + part.ran,
+            batch_rows: sum.batch_rows.max(part.batch_rows),
+        });
+        let outputs: Vec<Vec<Value>> = answers.into_iter().map(|answer| answer.outputs).collect();
+        let outputs = batch::join_answers(&outputs)?;
+        let bytes: usize = outputs.iter().map(Value::byte_size).sum();
+        check_size(bytes, self.limits.output_bytes)?;
+        Ok(Inference { outputs, took: took.unwrap_or_default() })
     }
 }
 
-fn work(environment: &Environment, mut session: Session, queue: &Receiver<Job>, output_bytes: usize) {
-    while let Ok(job) = queue.recv() {
-        if job.reply.is_closed() {
-            continue;
+/// One thread, and the session it owns.
+struct Worker {
+    environment: Environment,
+    session: Session,
+    limits: WorkerLimits,
+    statistics: Arc<Statistics>,
+}
+
+impl Worker {
+    fn work(mut self, queue: &Queue) {
+        while let Some(jobs) = queue.take(self.limits.batch_rows) {
+            self.run_together(jobs);
         }
-        let _in_span = job.span.enter();
+        drop(self.session);
+        give_memory_back();
+    }
+
+    fn run_together(&mut self, jobs: Vec<Job>) {
         let started = Instant::now();
-        let outputs = run_or_panic(environment, &mut session, &job.inputs, &job.options, output_bytes);
-        let inference =
-            outputs.map(|outputs| Inference { outputs, queued: started - job.queued_at, ran: started.elapsed() });
-        if job.reply.send(inference).is_err() {
-            tracing::debug!("the client went away during the run");
+        // What is logged of a run that several requests share goes to the first of them.
+        let _in_span = jobs.first().map(|job| job.span.clone().entered());
+        let answers = self.run_jobs(&jobs);
+        let (answers, took) = match answers {
+            Ok(answers) => answers,
+            // One of them may be the reason; the others are not to suffer for it.
+            Err(_) if jobs.len() > 1 => {
+                drop(_in_span);
+                return jobs.into_iter().for_each(|job| self.run_together(vec![job]));
+            }
+            Err(error) => {
+                return jobs.into_iter().for_each(|job| send(job, Err(error.clone())));
+            }
+        };
+        for (job, outputs) in jobs.into_iter().zip(answers) {
+            let queued = started - job.queued_at;
+            self.statistics.queue.add(queued);
+            let took = InferenceTimes { queued, ..took };
+            send(job, Ok(Inference { outputs, took }));
         }
     }
-    drop(session);
-    give_memory_back();
+
+    /// One run for all of the jobs; an answer for each.
+    fn run_jobs(&mut self, jobs: &[Job]) -> Result<(Vec<Vec<Value>>, InferenceTimes)> {
+        let begun = Instant::now();
+        let run = Arc::new(Run {
+            options: RunOptions::new().map_err(Error::internal)?,
+            waiting: AtomicUsize::new(jobs.len()),
+        });
+        for job in jobs {
+            // One that is run again after a common run that failed keeps its first ticket, which ends nothing any more.
+            job.ticket.0.set(Arc::clone(&run)).ok();
+        }
+        let joined = match jobs {
+            [_] => Vec::new(),
+            jobs => batch::join(jobs.iter().map(|job| job.inputs.as_slice()))?,
+        };
+        let inputs = if let [job] = jobs { &job.inputs } else { &joined };
+        let rows: Vec<usize> = jobs.iter().map(|job| job.rows.unwrap_or(1)).collect();
+        let (outputs, mut times) =
+            run_or_panic(&self.environment, &mut self.session, inputs, &run.options, self.limits.output_bytes)?;
+        let answers = if jobs.len() == 1 { vec![outputs] } else { batch::part(&outputs, &rows)? };
+        let batch_rows = rows.iter().sum();
+        times.output = begun.elapsed().saturating_sub(times.input + times.infer);
+        self.statistics.ran(batch_rows as u64, times);
+        Ok((answers, InferenceTimes { queued: Duration::ZERO, ran: times.infer, batch_rows }))
+    }
+}
+
+fn send(job: Job, answer: Result<Inference>) {
+    let _in_span = job.span.enter();
+    if job.reply.send(answer).is_err() {
+        tracing::debug!("the client went away during the run");
+    }
 }
 
 /// Gives the pages that an unloaded session leaves back to the system; the C library keeps them otherwise, and with every
@@ -191,9 +322,9 @@ fn give_memory_back() {}
 ///
 /// # Errors
 /// ONNX Runtime refuses the inputs.
-pub(super) fn run_once(runtime: &Runtime, session: &mut Session, inputs: &[Value]) -> Result<()> {
+pub(super) fn run_once(runtime: &Runtime, session: &mut Session, inputs: &[Value]) -> Result<Vec<Value>> {
     let options = RunOptions::new().map_err(Error::internal)?;
-    run_or_panic(&runtime.environment, session, inputs, &options, usize::MAX).map(|_| ())
+    run_or_panic(&runtime.environment, session, inputs, &options, usize::MAX).map(|(outputs, _)| outputs)
 }
 
 /// Ort panics at an optional output that came out empty, and may at what else it does not expect. The session is not harmed
@@ -204,15 +335,15 @@ fn run_or_panic(
     inputs: &[Value],
     options: &RunOptions,
     output_bytes: usize,
-) -> Result<Vec<Value>> {
-    let outputs = session.outputs();
-    let optional = outputs.iter().filter(|output| matches!(output.dtype(), ValueType::Optional(_)));
-    let optional: Vec<String> = optional.map(|output| output.name().to_owned()).collect();
-    let is_only = outputs.len() == 1;
-    catch_unwind(AssertUnwindSafe(|| run(environment, session, inputs, options, output_bytes))).unwrap_or_else(|_| {
+) -> Result<(Vec<Value>, RunTimes)> {
+    let ran = catch_unwind(AssertUnwindSafe(|| run(environment, session, inputs, options, output_bytes)));
+    ran.unwrap_or_else(|_| {
+        let outputs = session.outputs();
+        let optional = outputs.iter().filter(|output| matches!(output.dtype(), ValueType::Optional(_)));
+        let optional: Vec<String> = optional.map(|output| output.name().to_owned()).collect();
         match optional.as_slice() {
             [] => Err(Error::internal("ort panicked during the run")),
-            [name] if is_only => Ok(vec![Value::None { name: name.clone() }]),
+            [name] if outputs.len() == 1 => Ok((vec![Value::None { name: name.clone() }], RunTimes::default())),
             names => Err(Error::invalid_input(format!(
                 "the model ran, but one of its optional outputs came out empty, which the host cannot tell beside other \
                  outputs: {}",
@@ -228,15 +359,19 @@ fn run(
     inputs: &[Value],
     options: &RunOptions,
     output_bytes: usize,
-) -> Result<Vec<Value>> {
+) -> Result<(Vec<Value>, RunTimes)> {
+    let begun = Instant::now();
     let declared = session.inputs();
     let inputs = inputs.iter().map(|input| Ok((input.name(), to_input(environment, declared, input)?)));
     let held: Vec<(&str, SessionInputValue<'_>)> = inputs.collect::<Result<_>>()?;
     // Outputs may share the inputs' memory, as the items of a sequence do, so those live until the outputs are copied.
     let values: Vec<(&str, SessionInputValue<'_>)> =
         held.iter().map(|(name, value)| (*name, SessionInputValue::View(value.view()))).collect();
+    let input = begun.elapsed();
     let outputs = session.run_with_options(values, options).map_err(|error| {
         Error::invalid_input(format!("ONNX Runtime could not run the model on this input: {}", error.message()))
     })?;
-    from_outputs(&outputs, output_bytes)
+    let infer = begun.elapsed() - input;
+    let outputs = from_outputs(&outputs, output_bytes)?;
+    Ok((outputs, RunTimes { input, infer, output: begun.elapsed() - input - infer }))
 }

@@ -4,6 +4,7 @@
 mod admission;
 mod author;
 mod batch;
+mod batching;
 mod binary;
 mod cache;
 mod client;

@@ -20,7 +20,7 @@ pub struct Host {
 }
 
 /// ONNX Runtime allows one environment a process.
-fn runtime() -> Runtime {
+pub fn runtime() -> Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     RUNTIME
         .get_or_init(|| {

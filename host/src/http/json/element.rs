@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{INFINITY, NAN, NEGATIVE_INFINITY};
+use super::{INFINITY, NAN, NEGATIVE_INFINITY, lists};
 
 /// An element of a tensor, made from a JSON scalar.
 pub(super) trait Element: Sized + 'static {
@@ -24,10 +24,14 @@ pub(super) trait Element: Sized + 'static {
     fn from_str(_: &str) -> Option<Self> {
         None
     }
+    /// Elements and sizes of nested lists of numbers, where there is a faster way than one by one.
+    fn from_lists(_: &str) -> Option<(Vec<Self>, Vec<usize>)> {
+        None
+    }
 }
 
 macro_rules! float_element {
-    ($type:ty, $expected:literal, $convert:expr) => {
+    ($type:ty, $expected:literal, $convert:expr $(, $lists:expr)?) => {
         impl Element for $type {
             const EXPECTED: &'static str = $expected;
             fn from_f64(value: f64) -> Option<Self> {
@@ -50,12 +54,15 @@ macro_rules! float_element {
             fn from_u64(value: u64) -> Option<Self> {
                 Element::from_f64(value as f64)
             }
+            $(fn from_lists(json: &str) -> Option<(Vec<Self>, Vec<usize>)> {
+                $lists(json)
+            })?
         }
     };
 }
 
-float_element!(f32, "a 32-bit float (or \"NaN\", \"Infinity\", \"-Infinity\")", |value: f64| value as f32);
-float_element!(f64, "a 64-bit float (or \"NaN\", \"Infinity\", \"-Infinity\")", |value: f64| value);
+float_element!(f32, "a 32-bit float (or \"NaN\", \"Infinity\", \"-Infinity\")", |value: f64| value as f32, lists::read);
+float_element!(f64, "a 64-bit float (or \"NaN\", \"Infinity\", \"-Infinity\")", |value: f64| value, lists::read);
 float_element!(half::f16, "a 16-bit float (or \"NaN\", \"Infinity\", \"-Infinity\")", half::f16::from_f64);
 float_element!(half::bf16, "a 16-bit float (or \"NaN\", \"Infinity\", \"-Infinity\")", half::bf16::from_f64);
 
@@ -73,6 +80,9 @@ macro_rules! integer_element {
             }
             fn from_u64(value: u64) -> Option<Self> {
                 Self::try_from(value).ok()
+            }
+            fn from_lists(json: &str) -> Option<(Vec<Self>, Vec<usize>)> {
+                lists::read(json)
             }
         }
     };

@@ -1,12 +1,14 @@
 //! Values in JSON: nested numbers in, typed elements out, read and written without a tree of values in between.
 
 mod element;
+mod lists;
 mod read;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
 mod write;
 
+pub use lists::Text;
 pub use read::{pairs_in_order, read_shaped, read_value};
 pub use write::{TensorData, ValueData, ValueJson};
 

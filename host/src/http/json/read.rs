@@ -7,38 +7,41 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::element::{Element, Flag, Text};
+use super::Text;
+use super::element::{self, Element, Flag};
 use crate::error::{Error, Result};
 use crate::tensor::{DataType, Tensor, TensorSpec};
 use crate::value::{Map, Value, ValueSpec, item_name, keys_name};
 
 /// Axes a tensor in JSON may have.
-const MAX_RANK: usize = 16;
+pub(super) const MAX_RANK: usize = 16;
 
-/// Reads the value that `spec` describes: a tensor, a list of such for a sequence, an object for a map, `null` for an
+/// Reads the value of a text that `spec` describes: a tensor, a list of such for a sequence, an object for a map, `null` for an
 /// optional that holds nothing.
 ///
 /// # Errors
 /// Something else. The message says what was expected and what came.
-pub fn read_value(spec: &ValueSpec, json: &RawValue) -> Result<Value> {
+pub fn read_value(spec: &ValueSpec, text: &Text<'_>, json: &RawValue) -> Result<Value> {
     match spec {
         ValueSpec::Optional(item) if json.get() == "null" => Ok(Value::None { name: item.name().to_owned() }),
-        ValueSpec::Optional(item) => read_value(item, json),
-        ValueSpec::Tensor(spec) => read_tensor(spec, json).map(Value::Tensor),
-        ValueSpec::Sequence { name, item } => read_sequence(name, item, json),
-        ValueSpec::Map { name, keys, values } => read_map(name, *keys, *values, json).map(Value::Map),
+        ValueSpec::Optional(item) => read_value(item, text, json),
+        ValueSpec::Tensor(spec) => read_tensor(spec, text, json).map(Value::Tensor),
+        ValueSpec::Sequence { name, item } => read_sequence(name, item, text, json),
+        ValueSpec::Map { name, keys, values } => read_map(name, *keys, *values, text, json).map(Value::Map),
         ValueSpec::Unsupported { name, kind } => {
             Err(Error::invalid_input(format!("input {name} takes a {kind}, which the host cannot give it")))
         }
     }
 }
 
-fn read_sequence(name: &str, item: &ValueSpec, json: &RawValue) -> Result<Value> {
-    let items: Vec<&RawValue> = serde_json::from_str(json.get()).map_err(|error| {
+fn read_sequence(name: &str, item: &ValueSpec, text: &Text<'_>, json: &RawValue) -> Result<Value> {
+    let items: Vec<&RawValue> = serde_json::from_str(text.of(json)).map_err(|error| {
         Error::invalid_input(format!("input {name}: expected a list, each item of it {item}: {error}"))
     })?;
-    let items =
-        items.into_iter().enumerate().map(|(index, json)| read_value(&renamed(item, item_name(name, index)), json));
+    let items = items
+        .into_iter()
+        .enumerate()
+        .map(|(index, json)| read_value(&renamed(item, item_name(name, index)), text, json));
     Ok(Value::Sequence { name: name.to_owned(), items: items.collect::<Result<_>>()? })
 }
 
@@ -52,7 +55,7 @@ fn renamed(spec: &ValueSpec, to: String) -> ValueSpec {
     }
 }
 
-fn read_map(name: &str, keys: DataType, values: DataType, json: &RawValue) -> Result<Map> {
+fn read_map(name: &str, keys: DataType, values: DataType, text: &Text<'_>, json: &RawValue) -> Result<Map> {
     let wrong = |problem: &dyn fmt::Display| {
         Error::invalid_input(format!("input {name}: expected an object that maps {keys} to {values}: {problem}"))
     };
@@ -62,15 +65,15 @@ fn read_map(name: &str, keys: DataType, values: DataType, json: &RawValue) -> Re
     let mut elements = Vec::with_capacity(pairs.len());
     for (key, value) in pairs {
         words.push(if keys == DataType::Bytes { serde_json::json!(key).to_string() } else { key });
-        elements.push(value.get());
+        elements.push(text.of(value));
     }
     let count = words.len();
     let list =
         |elements: &[&str]| RawValue::from_string(format!("[{}]", elements.join(","))).map_err(|error| wrong(&error));
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     Ok(Map {
-        keys: read_shaped(&keys_name(name), keys, &[count], &list(&words)?)?,
-        values: read_shaped(name, values, &[count], &list(&elements)?)?,
+        keys: read_shaped(&keys_name(name), keys, &[count], list(&words)?.get())?,
+        values: read_shaped(name, values, &[count], list(&elements)?.get())?,
     })
 }
 
@@ -114,9 +117,10 @@ struct TensorObject<'j> {
 
 /// Reads nested lists as the tensor that `spec` describes. They may leave out a first axis of one (a single row), or be
 /// flat where exactly one tensor of the declared sizes fits. An object with `shape` and `data` says its shape itself.
-fn read_tensor(spec: &TensorSpec, json: &RawValue) -> Result<Tensor> {
-    if !json.get().starts_with('{') {
-        return read_nested(&spec.name, spec.datatype, json, &|given, count| fit_shape(spec, given, count));
+fn read_tensor(spec: &TensorSpec, text: &Text<'_>, json: &RawValue) -> Result<Tensor> {
+    let lists = text.of(json);
+    if !lists.starts_with('{') {
+        return read_nested(&spec.name, spec.datatype, lists, &|given, count| fit_shape(spec, given, count));
     }
     let object: TensorObject<'_> = serde_json::from_str(json.get()).map_err(|error| {
         let name = &spec.name;
@@ -128,8 +132,10 @@ fn read_tensor(spec: &TensorSpec, json: &RawValue) -> Result<Tensor> {
         return Err(Error::invalid_input(format!("input {}: expected {spec}, got {datatype:?}", spec.name)));
     }
     match object.shape {
-        Some(shape) => read_shaped(&spec.name, spec.datatype, &shape, object.data),
-        None => read_nested(&spec.name, spec.datatype, object.data, &|given, count| fit_shape(spec, given, count)),
+        Some(shape) => read_shaped(&spec.name, spec.datatype, &shape, text.of(object.data)),
+        None => {
+            read_nested(&spec.name, spec.datatype, text.of(object.data), &|given, count| fit_shape(spec, given, count))
+        }
     }
 }
 
@@ -137,7 +143,7 @@ fn read_tensor(spec: &TensorSpec, json: &RawValue) -> Result<Tensor> {
 ///
 /// # Errors
 /// As [`read_value`].
-pub fn read_shaped(name: &str, datatype: DataType, shape: &[usize], json: &RawValue) -> Result<Tensor> {
+pub fn read_shaped(name: &str, datatype: DataType, shape: &[usize], json: &str) -> Result<Tensor> {
     read_nested(name, datatype, json, &|given, count| {
         let expected = shape.iter().try_fold(1usize, |count, &size| count.checked_mul(size));
         // Lists end where a size is 0, so they cannot show the axes behind it.
@@ -154,7 +160,7 @@ pub fn read_shaped(name: &str, datatype: DataType, shape: &[usize], json: &RawVa
 /// Which shape elements take that came in lists of such sizes, and so many.
 type Fit<'f> = &'f dyn Fn(&[usize], usize) -> Result<Vec<usize>>;
 
-fn read_nested(name: &str, datatype: DataType, json: &RawValue, fit: Fit<'_>) -> Result<Tensor> {
+fn read_nested(name: &str, datatype: DataType, json: &str, fit: Fit<'_>) -> Result<Tensor> {
     match datatype {
         DataType::Fp32 => read_numbers::<f32>(name, datatype, json, fit),
         DataType::Fp64 => read_numbers::<f64>(name, datatype, json, fit),
@@ -170,15 +176,15 @@ fn read_nested(name: &str, datatype: DataType, json: &RawValue, fit: Fit<'_>) ->
         DataType::Uint64 => read_numbers::<u64>(name, datatype, json, fit),
         DataType::Bool => read_numbers::<Flag>(name, datatype, json, fit),
         DataType::Bytes => {
-            let (texts, shape) = collect::<Text>(name, datatype, json)?;
+            let (texts, shape) = collect::<element::Text>(name, datatype, json)?;
             let shape = fit(&shape, texts.len())?;
-            let strings = texts.into_iter().map(|Text(text)| text).collect();
+            let strings = texts.into_iter().map(|element::Text(text)| text).collect();
             Ok(Tensor::from_strings(name.to_owned(), shape, strings)?)
         }
     }
 }
 
-fn read_numbers<T>(name: &str, datatype: DataType, json: &RawValue, fit: Fit<'_>) -> Result<Tensor>
+fn read_numbers<T>(name: &str, datatype: DataType, json: &str, fit: Fit<'_>) -> Result<Tensor>
 where
     T: Element + bytemuck::NoUninit + Send,
 {
@@ -187,9 +193,12 @@ where
     Ok(Tensor::from_vec(name.to_owned(), datatype, shape, elements)?)
 }
 
-fn collect<T: Element>(name: &str, datatype: DataType, json: &RawValue) -> Result<(Vec<T>, Vec<usize>)> {
+fn collect<T: Element>(name: &str, datatype: DataType, json: &str) -> Result<(Vec<T>, Vec<usize>)> {
+    if let Some(read) = T::from_lists(json) {
+        return Ok(read);
+    }
     let mut collector = Collector { elements: Vec::new(), shape: Vec::new(), leaf_depth: None };
-    let mut deserializer = serde_json::Deserializer::from_str(json.get());
+    let mut deserializer = serde_json::Deserializer::from_str(json);
     Level { collector: &mut collector, depth: 0 }.deserialize(&mut deserializer).map_err(|error| {
         Error::invalid_input(format!("input {name}: expected {datatype} as nested JSON lists: {error}"))
     })?;

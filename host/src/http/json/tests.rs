@@ -3,7 +3,7 @@
 use serde_json::value::RawValue;
 use serde_json::{Value as Json, json};
 
-use super::{ValueJson, read_value};
+use super::{Text, ValueJson, read_value};
 use crate::tensor::{DataType, TensorSpec};
 use crate::value::{Value, ValueSpec};
 
@@ -12,7 +12,8 @@ fn spec(datatype: DataType, shape: Option<&[i64]>) -> ValueSpec {
 }
 
 fn read(spec: &ValueSpec, json: &Json) -> Result<Value, String> {
-    read_value(spec, &RawValue::from_string(json.to_string()).unwrap()).map_err(|error| error.message)
+    let value = RawValue::from_string(json.to_string()).unwrap();
+    read_value(spec, &Text::new(b""), &value).map_err(|error| error.message)
 }
 
 fn back(spec: &ValueSpec, json: &Json) -> Json {

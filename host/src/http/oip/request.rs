@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::super::json::read_shaped;
+use super::super::json::{Text, read_shaped};
 use super::answer::{Wanted, WantedOutput};
 use crate::error::{Error, Result};
 use crate::model::ModelVersion;
@@ -118,14 +118,15 @@ impl Head {
 /// # Errors
 /// No inference request, or tensors that are not what they say they are.
 pub(super) fn parse(model: &ModelVersion, head: &Head) -> Result<Parsed> {
-    let request: InferRequest<'_> = serde_json::from_slice(&head.json).map_err(|error| {
+    let text = Text::new(&head.json);
+    let request: InferRequest<'_> = serde_json::from_slice(text.json()).map_err(|error| {
         Error::invalid_input(format!(
             "the body is not an inference request: {error}; expected JSON such as \
              {{\"inputs\": [{{\"name\": \"X\", \"shape\": [1, 4], \"datatype\": \"FP32\", \"data\": [5.1, 3.5, 1.4, 0.2]}}]}}"
         ))
     })?;
     let wanted = wanted(&request)?;
-    let tensors = read_tensors(&request.inputs, head.binary.clone())?;
+    let tensors = read_tensors(&text, &request.inputs, head.binary.clone())?;
     Ok(Parsed { inputs: put_together(model, tensors), wanted })
 }
 
@@ -153,10 +154,10 @@ fn wanted(request: &InferRequest<'_>) -> Result<Wanted> {
 }
 
 /// The tensors by their names, those that came as bytes in the order of the inputs.
-fn read_tensors(inputs: &[InputTensor<'_>], mut binary: Bytes) -> Result<HashMap<String, Tensor>> {
+fn read_tensors(text: &Text<'_>, inputs: &[InputTensor<'_>], mut binary: Bytes) -> Result<HashMap<String, Tensor>> {
     let mut tensors = HashMap::with_capacity(inputs.len());
     for input in inputs {
-        let tensor = read_tensor(input, &mut binary)?;
+        let tensor = read_tensor(text, input, &mut binary)?;
         if let Some(earlier) = tensors.insert(tensor.name.clone(), tensor) {
             return Err(Error::invalid_input(format!("input {} came twice", earlier.name)));
         }
@@ -168,13 +169,13 @@ fn read_tensors(inputs: &[InputTensor<'_>], mut binary: Bytes) -> Result<HashMap
     Ok(tensors)
 }
 
-fn read_tensor(input: &InputTensor<'_>, binary: &mut Bytes) -> Result<Tensor> {
+fn read_tensor(text: &Text<'_>, input: &InputTensor<'_>, binary: &mut Bytes) -> Result<Tensor> {
     let InputTensor { name, shape, datatype, parameters, data } = input;
     let known = DataType::from_name(datatype).ok_or_else(|| {
         Error::invalid_input(format!("input {name}: {datatype:?} is no datatype of the Open Inference Protocol"))
     })?;
     match (data, parameters.binary_data_size) {
-        (Some(data), None) => read_shaped(name, known, shape, data),
+        (Some(data), None) => read_shaped(name, known, shape, text.of(data)),
         (None, Some(size)) if size <= binary.len() => {
             Ok(Tensor::from_wire(name.clone().into_owned(), known, shape.clone(), binary.split_to(size))?)
         }

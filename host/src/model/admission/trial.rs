@@ -71,7 +71,7 @@ fn attempt(runtime: &Runtime, model: &Path) -> Result<Report, String> {
 fn run_on_zeros(runtime: &Runtime, session: &mut Session, model: &Path) -> Result<(), String> {
     let metadata = onnx::read_file(model).map_err(|error| error.to_string())?;
     let inputs = zeros(&input_specs(&metadata.inputs)).ok_or("its inputs are no tensors, or very large")?;
-    worker::run_once(runtime, session, &inputs).map_err(|error| error.message)
+    worker::run_once(runtime, session, &inputs).map(|_| ()).map_err(|error| error.message)
 }
 
 /// Memory that is this process's alone, so without the pages of files.
