@@ -14,7 +14,7 @@ mod admission;
 pub use admission::{AdmissionConfig, AdmitOptions};
 
 use crate::author::PluginCommand;
-use crate::client::ModelsCommand;
+use crate::client::{ModelsCommand, PredictOptions};
 use crate::model::check_name;
 use crate::plugin::{HostPattern, PluginLimits};
 
@@ -35,6 +35,8 @@ pub enum Command {
     /// Bring models to a running host, copy them out, list and remove them.
     #[command(subcommand)]
     Models(Box<ModelsCommand>),
+    /// Run a file of rows through a model: of a running host, of a store, or out of a file.
+    Predict(Box<PredictOptions>),
     /// Write a plugin, check it and try it, without a server.
     #[command(subcommand)]
     Plugin(Box<PluginCommand>),
@@ -203,6 +205,10 @@ pub struct LimitsConfig {
     /// Files of rows in progress at once; past it the answer is 503.
     #[arg(long, env = "NEXUS_MAX_BATCHES", default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=128))]
     pub max_batches: u32,
+
+    /// Size of a file of rows that has to be there whole before it can be read: Parquet. It lies on the disk meanwhile.
+    #[arg(long, env = "NEXUS_MAX_BATCH_BYTES", default_value = "4GiB", value_name = "BYTES")]
+    pub max_batch_bytes: ByteSize,
 
     /// Time a client may pause amid sending a body, past which the answer is 408, or amid taking the answers of a batch.
     #[arg(long, env = "NEXUS_BODY_IDLE_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration)]

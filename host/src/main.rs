@@ -24,6 +24,7 @@ fn run(cli: Cli) -> Result<ExitCode, String> {
         Command::Serve(config) => with_runtime(async { serve(*config).await.map(|()| ExitCode::SUCCESS) }),
         Command::Health(options) => with_runtime(async { health(&options).await.map(|()| ExitCode::SUCCESS) }),
         Command::Models(command) => with_runtime(client::run(*command)),
+        Command::Predict(options) => with_runtime(client::predict(*options)),
         Command::Plugin(command) => with_runtime(author::run(*command)),
         // Limits itself while it has one thread.
         Command::Admit(options) => admission::run(&options).map(|()| ExitCode::SUCCESS),

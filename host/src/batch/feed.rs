@@ -1,12 +1,16 @@
-//! Bytes on their way from async code to a thread that reads them: bounded in how many may wait.
+//! The bytes of a file of rows: from async code, in which case so many may wait and no more, or from this machine.
 
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorCode, Result};
+use crate::store::scratch_error;
 
 /// A piece, and its share of the bytes that may wait.
 type Piece = (Result<Bytes>, Option<OwnedSemaphorePermit>);
@@ -24,10 +28,18 @@ pub struct Feeder {
 #[error("nobody reads any more")]
 pub struct FeedError;
 
-/// The end that a thread reads from.
-pub struct Feed {
-    pieces: UnboundedReceiver<Piece>,
+/// What a thread reads from.
+pub struct Feed(Source);
+
+enum Source {
+    Channel(UnboundedReceiver<Piece>),
+    /// Standard input, or what it is compressed in.
+    Reader(Box<dyn Read + Send>),
+    File(File),
 }
+
+/// Bytes of a file that are read at once.
+const BLOCK: usize = 256 << 10;
 
 /// A channel in which at most `limit` bytes wait. It is that large so that a client which reads no answer before it has
 /// sent all it has, as many libraries do, can still send a file of that size.
@@ -35,7 +47,7 @@ pub fn feed(limit: usize) -> (Feeder, Feed) {
     let limit = u32::try_from(limit.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
     let (sender, pieces) = unbounded_channel();
     let budget = Arc::new(Semaphore::new(limit as usize));
-    (Feeder { pieces: sender, budget, limit }, Feed { pieces })
+    (Feeder { pieces: sender, budget, limit }, Feed(Source::Channel(pieces)))
 }
 
 impl Feeder {
@@ -63,16 +75,66 @@ impl Feeder {
 }
 
 impl Feed {
+    pub fn of_file(file: File) -> Feed {
+        Feed(Source::File(file))
+    }
+
+    pub fn of_reader(reader: impl Read + Send + 'static) -> Feed {
+        Feed(Source::Reader(Box::new(reader)))
+    }
+
     /// The next piece; `None` at the end. Blocks.
     ///
     /// # Errors
-    /// What [`Feeder::fail`] was given.
+    /// What [`Feeder::fail`] was given, or the file is not readable.
     pub fn take(&mut self) -> Result<Option<Bytes>> {
-        self.pieces.blocking_recv().map(|(piece, _)| piece).transpose()
+        let block = |reader: &mut dyn Read| {
+            let mut block = vec![0; BLOCK];
+            loop {
+                match reader.read(&mut block) {
+                    Ok(0) => return Ok(None),
+                    Ok(length) => {
+                        block.truncate(length);
+                        return Ok(Some(block.into()));
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(Error::invalid_input(format!("the file is not readable: {error}"))),
+                }
+            }
+        };
+        match &mut self.0 {
+            Source::Channel(pieces) => pieces.blocking_recv().map(|(piece, _)| piece).transpose(),
+            Source::Reader(reader) => block(reader),
+            Source::File(file) => block(file),
+        }
     }
 
-    /// Whether [`Feed::take`] would block.
+    /// Whether [`Feed::take`] would wait for a client.
     pub fn is_idle(&self) -> bool {
-        self.pieces.is_empty() && !self.pieces.is_closed()
+        match &self.0 {
+            Source::Channel(pieces) => pieces.is_empty() && !pieces.is_closed(),
+            Source::Reader(_) | Source::File(_) => false,
+        }
+    }
+
+    /// All of it as a file that can be read from any place: itself, or a copy without a name in `folder`.
+    ///
+    /// # Errors
+    /// It is larger than `limit` bytes, or the folder cannot be written to.
+    pub fn into_file(mut self, folder: &Path, limit: u64) -> Result<File> {
+        if let Source::File(file) = self.0 {
+            return Ok(file);
+        }
+        let mut file = tempfile::tempfile_in(folder).map_err(scratch_error)?;
+        let mut size = 0;
+        while let Some(piece) = self.take()? {
+            size += piece.len() as u64;
+            if size > limit {
+                let message = format!("the file is larger than {limit} bytes (--max-batch-bytes)");
+                return Err(Error::new(ErrorCode::TooLarge, message));
+            }
+            file.write_all(&piece).map_err(scratch_error)?;
+        }
+        Ok(file)
     }
 }

@@ -1,8 +1,10 @@
 //! Runs the chunks of a file: several at once, and answered in order.
 
 use std::io;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,7 +15,7 @@ use tokio::task::JoinHandle;
 use tracing::Instrument;
 
 use super::plan::{Plan, Way};
-use super::read::{self, ReadOptions};
+use super::read::{self, ReadOptions, Reading};
 use super::rows::{Answered, Answers, Chunk, Rows, has_rows, tensors};
 use super::{Feed, Format, write};
 use crate::app::App;
@@ -29,7 +31,7 @@ pub enum Runner {
     /// The host, as it runs every prediction.
     Host { app: Arc<App>, target: Arc<Target> },
     /// This process, for itself.
-    Alone { model: Arc<ModelVersion>, timeout: Duration },
+    Alone { model: Arc<ModelVersion> },
 }
 
 /// Pauses between tries while others have the model's queue filled.
@@ -40,7 +42,7 @@ impl Runner {
     fn model(&self) -> &ModelVersion {
         match self {
             Runner::Host { target, .. } => &target.model,
-            Runner::Alone { model, .. } => model,
+            Runner::Alone { model } => model,
         }
     }
 
@@ -65,12 +67,9 @@ impl Runner {
                 let terms = Terms { use_cache: false, ..Terms::within(app.config.limits.predict_timeout) };
                 Ok(predict::predict(app, target, payload, &terms, trace).await?.answer)
             }
-            Runner::Alone { model, timeout } => {
+            Runner::Alone { model } => {
                 check_payload(model, &payload)?;
-                let terms = Terms::within(*timeout);
-                let run = pipeline::run(model, payload, &terms, trace);
-                let ended = tokio::time::timeout_at(terms.deadline.into(), run).await;
-                ended.map_err(|_| Error::new(ErrorCode::DeadlineExceeded, "the run took too long"))?.map(Arc::new)
+                pipeline::run(model, payload, &Terms::within(Duration::MAX), trace).await.map(Arc::new)
             }
         }
     }
@@ -83,6 +82,10 @@ pub struct Limits {
     pub in_flight: usize,
     /// Of a line, a record or a row, in bytes.
     pub row_bytes: usize,
+    /// Of a file that is read from its end, in bytes.
+    pub file_bytes: u64,
+    /// Where such a file lies meanwhile.
+    pub scratch: PathBuf,
     /// Time that whoever takes the answer may pause.
     pub patience: Duration,
 }
@@ -94,9 +97,41 @@ pub struct Batch {
     pub to: Format,
     pub options: ReadOptions,
     pub limits: Limits,
+    /// Counts as the job goes on.
+    pub progress: Arc<Progress>,
 }
 
-/// How a job ended.
+/// How far a job has come.
+#[derive(Debug, Default)]
+pub struct Progress {
+    rows: AtomicU64,
+    failed: AtomicU64,
+    /// Rows that there are, where the file says so; else 0.
+    total: AtomicU64,
+}
+
+impl Progress {
+    /// Rows that were answered, and how many of them with an error.
+    pub fn outcome(&self) -> Outcome {
+        Outcome { rows: self.rows.load(Ordering::Relaxed), failed: self.failed.load(Ordering::Relaxed) }
+    }
+
+    /// Rows that the file has, once that is known.
+    pub fn total(&self) -> Option<u64> {
+        Some(self.total.load(Ordering::Relaxed)).filter(|&total| total > 0)
+    }
+
+    pub(super) fn expect(&self, total: u64) {
+        self.total.store(total, Ordering::Relaxed);
+    }
+
+    pub(super) fn add(&self, rows: usize, failed: usize) {
+        self.rows.fetch_add(rows as u64, Ordering::Relaxed);
+        self.failed.fetch_add(failed as u64, Ordering::Relaxed);
+    }
+}
+
+/// How a job ended, or where it is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Outcome {
     pub rows: u64,
@@ -114,21 +149,19 @@ pub struct AnswerBytes {
 const PIECES: usize = 8;
 
 impl Batch {
-    /// Starts the job, once the beginning of the file has shown that it can be one. `ended` hears how it went.
+    /// Starts the job, once the beginning of the file has shown that it can be one. `ended` is called before the answers end.
     ///
     /// # Errors
     /// The file is none, or its columns are not the model's.
-    pub async fn start(self, feed: Feed, ended: impl FnOnce(Outcome) + Send + 'static) -> Result<AnswerBytes> {
-        let Batch { runner, from, to, options, limits } = self;
+    pub async fn start(self, feed: Feed, ended: impl FnOnce() + Send + 'static) -> Result<AnswerBytes> {
+        let Batch { runner, from, to, options, limits, progress } = self;
         let plan = Arc::new(Plan::of(runner.model()));
         let (chunks, to_run) = mpsc::channel(limits.in_flight);
         let (begun, has_begun) = oneshot::channel();
         let (span, of_reader) = (tracing::Span::current(), Arc::clone(&plan));
-        let row_bytes = limits.row_bytes;
-        tokio::task::spawn_blocking(move || {
-            span.in_scope(|| read::read(from, feed, &of_reader, &options, row_bytes, begun, &chunks));
-        });
-        has_begun.await.map_err(|_| Error::internal("the reader of a batch ended before it began"))??;
+        let reading = Reading { format: from, feed, options, limits: limits.clone(), progress: Arc::clone(&progress) };
+        tokio::task::spawn_blocking(move || span.in_scope(|| read::read(reading, &of_reader, begun, &chunks)));
+        let begun = has_begun.await.map_err(|_| Error::internal("the reader of a batch ended before it began"))??;
 
         let (answers, to_write) = mpsc::channel(limits.in_flight);
         let (pieces, receiver) = mpsc::channel(PIECES);
@@ -136,7 +169,10 @@ impl Batch {
         let (span, of_writer) = (tracing::Span::current(), Arc::clone(&plan));
         tokio::task::spawn_blocking(move || {
             let _in_span = span.enter();
-            ended(write::write(to, &of_writer, to_write, write::Pieces::new(pieces, patience)));
+            let until_all_is_told = pieces.clone();
+            write::write(to, &of_writer, begun, to_write, write::Pieces::new(pieces, patience), &progress);
+            ended();
+            drop(until_all_is_told);
         });
         let job = run_all(runner, plan, limits.in_flight, to_run, answers);
         Ok(AnswerBytes { pieces: receiver, _job: Running::spawn(job) })

@@ -6,26 +6,28 @@
 
 mod feed;
 mod job;
-mod number;
 mod plan;
 mod read;
 mod rows;
 mod write;
 
 pub use feed::{Feed, FeedError, Feeder, feed};
-pub use job::{Batch, Limits, Outcome, Runner};
+pub use job::{AnswerBytes, Batch, Limits, Outcome, Progress, Runner};
 pub use plan::Plan;
 pub use read::ReadOptions;
+pub use write::predictions;
 
 /// What a file of rows is written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// One JSON value a line.
     Ndjson,
+    Csv,
+    Parquet,
 }
 
 impl Format {
-    pub const ALL: [Format; 1] = [Format::Ndjson];
+    pub const ALL: [Format; 3] = [Format::Ndjson, Format::Csv, Format::Parquet];
 
     /// The format of that media type, without its parameters.
     pub fn from_media_type(media_type: &str) -> Option<Format> {
@@ -33,6 +35,18 @@ impl Format {
             "application/x-ndjson" | "application/ndjson" | "application/jsonl" | "application/x-jsonlines" => {
                 Some(Format::Ndjson)
             }
+            "text/csv" | "application/csv" => Some(Format::Csv),
+            "application/vnd.apache.parquet" | "application/x-parquet" | "application/parquet" => Some(Format::Parquet),
+            _ => None,
+        }
+    }
+
+    /// The format of a file's name.
+    pub fn from_extension(extension: &str) -> Option<Format> {
+        match extension.to_ascii_lowercase().as_str() {
+            "ndjson" | "jsonl" => Some(Format::Ndjson),
+            "csv" => Some(Format::Csv),
+            "parquet" => Some(Format::Parquet),
             _ => None,
         }
     }
@@ -40,6 +54,8 @@ impl Format {
     pub fn media_type(self) -> &'static str {
         match self {
             Format::Ndjson => "application/x-ndjson",
+            Format::Csv => "text/csv",
+            Format::Parquet => "application/vnd.apache.parquet",
         }
     }
 }

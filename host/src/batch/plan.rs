@@ -17,6 +17,8 @@ pub struct Plan {
     pub(super) described: String,
     /// All inputs, those with defaults too.
     pub(super) specs: Vec<ValueSpec>,
+    /// What a row is answered with; `None` where a plugin makes the answer.
+    pub(super) outputs: Option<Vec<ValueSpec>>,
     pub(super) pace: Pace,
 }
 
@@ -102,7 +104,8 @@ impl Plan {
         let bytes = inputs.iter().map(RowInput::row_bytes).sum::<usize>().max(1);
         let pace = Pace::new(if way == Way::Together { MOST_ROWS } else { ROWS_APART }.min(MOST_BYTES / bytes).max(1));
         let specs = model.inputs.iter().map(|input| input.spec.clone()).collect();
-        Plan { inputs, way, described: crate::pipeline::describe_inputs(model), specs, pace }
+        let outputs = model.pipeline.postprocess.is_none().then_some(outputs);
+        Plan { inputs, way, described: crate::pipeline::describe_inputs(model), specs, outputs, pace }
     }
 
     /// The input that a row without names is for.

@@ -90,6 +90,17 @@ impl Answered {
     }
 }
 
+impl Answered {
+    /// Rows that have an error for an answer.
+    pub(super) fn failed(&self) -> usize {
+        let failed = match &self.answers {
+            Answers::Together(_) => 0,
+            Answers::Each(answers) => answers.iter().filter(|answer| answer.is_err()).count(),
+        };
+        self.tags.bad.len() + failed
+    }
+}
+
 impl Answers {
     fn of(&self, row: usize) -> RowAnswer<'_> {
         match self {
@@ -242,6 +253,35 @@ impl<'p> Collector<'p> {
         self.good(1);
     }
 
+    /// Takes many rows at once, the bad ones and the names by their places among them, in order.
+    pub(super) fn extend(
+        &mut self,
+        count: usize,
+        mut columns: Vec<Column>,
+        bad: Vec<(usize, String)>,
+        ids: Vec<(usize, Box<RawValue>)>,
+    ) {
+        for ((column, own), input) in columns.iter_mut().zip(&mut self.columns).zip(&self.plan.inputs) {
+            if bad.is_empty() {
+                own.append(column);
+                continue;
+            }
+            let mut is_bad = bad.iter().map(|(row, _)| *row).peekable();
+            let good = (0..count).filter(|row| is_bad.next_if_eq(row).is_none());
+            good.for_each(|row| own.append_row(column, row, input));
+        }
+        let start = self.tags.count;
+        self.good += count - bad.len();
+        self.tags.bad.extend(bad.into_iter().map(|(row, problem)| (start + row, problem)));
+        self.tags.ids.extend(ids.into_iter().map(|(row, id)| (start + row, id)));
+        self.tags.count += count;
+    }
+
+    /// How many more rows this chunk takes.
+    pub(super) fn room(&self) -> usize {
+        self.most.saturating_sub(self.tags.count)
+    }
+
     /// The row being read is none; what it left in the columns is taken back.
     pub(super) fn bad(&mut self, problem: String) {
         self.take_back();
@@ -275,6 +315,29 @@ impl Column {
             (Column::Strings(elements), Data::Strings(row)) => elements.extend(row),
             // A tensor of the input's datatype has the input's elements.
             (Column::Raw(_), Data::Strings(_)) | (Column::Strings(_), Data::Raw(_)) => {}
+        }
+    }
+
+    /// Everything of another.
+    fn append(&mut self, other: &mut Column) {
+        match (self, other) {
+            (Column::Raw(own), Column::Raw(other)) => own.append(other),
+            (Column::Strings(own), Column::Strings(other)) => own.append(other),
+            (Column::Raw(_), Column::Strings(_)) | (Column::Strings(_), Column::Raw(_)) => {}
+        }
+    }
+
+    /// One row of another.
+    fn append_row(&mut self, other: &Column, row: usize, input: &RowInput) {
+        match (self, other) {
+            (Column::Raw(own), Column::Raw(other)) => {
+                let size = input.row_bytes();
+                own.extend_from_slice(&other[row * size..(row + 1) * size]);
+            }
+            (Column::Strings(own), Column::Strings(other)) => {
+                own.extend_from_slice(&other[row * input.elements..(row + 1) * input.elements]);
+            }
+            (Column::Raw(_), Column::Strings(_)) | (Column::Strings(_), Column::Raw(_)) => {}
         }
     }
 

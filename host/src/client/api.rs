@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use reqwest::multipart::Form;
-use reqwest::{Client, Method, RequestBuilder, Response};
+use reqwest::{Body, Client, Method, RequestBuilder, Response};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -120,6 +120,24 @@ impl Api {
 
     pub(super) async fn upload(&self, form: Form) -> Result<Value> {
         self.json(self.patient.post(self.address(&["models", "upload"])).multipart(form)).await
+    }
+
+    /// Sends a file of rows through a model; the answer comes while it is being sent.
+    pub(super) async fn batch(
+        &self,
+        id: &str,
+        query: &[(&str, &str)],
+        types: [&str; 2],
+        rows: Body,
+    ) -> Result<Response> {
+        let mut url = self.address(&["models", id, "batch"]);
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        let [given, wanted] = types;
+        let request = self.patient.post(url).header("content-type", given).header("accept", wanted);
+        // Behind the answers comes how many there were.
+        self.send(request.header("te", "trailers").body(rows)).await
     }
 
     /// Removes a model, or one version of it.

@@ -1,7 +1,9 @@
-//! `model-nexus models`: a running host's models brought in, copied out, listed and removed, over its REST interface.
+//! `model-nexus models` and `predict`: a running host's models brought in, copied out, listed, removed and asked, over its REST
+//! interface.
 
 mod api;
 mod list;
+mod predict;
 mod progress;
 mod pull;
 mod push;
@@ -13,6 +15,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 
 pub use list::ListOptions;
+pub use predict::PredictOptions;
 pub use pull::PullOptions;
 pub use push::PushOptions;
 pub use remove::RemoveOptions;
@@ -64,6 +67,17 @@ pub async fn run(command: ModelsCommand) -> Result<ExitCode, String> {
         _ = tokio::signal::ctrl_c() => Err("interrupted".to_owned()),
     };
     ended.map(|()| ExitCode::SUCCESS)
+}
+
+/// `model-nexus predict`. Asked to end by Ctrl-C, it leaves no half of a file behind.
+///
+/// # Errors
+/// What kept the file from being answered whole.
+pub async fn predict(options: PredictOptions) -> Result<ExitCode, String> {
+    tokio::select! {
+        ended = predict::run(&options) => ended,
+        _ = tokio::signal::ctrl_c() => Err("interrupted".to_owned()),
+    }
 }
 
 /// A model, or one version of it, as the command line names it: `ID` or `ID@VERSION`.

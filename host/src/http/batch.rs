@@ -1,6 +1,8 @@
 //! `POST /models/{id}/batch`: a file of rows through a model, streamed in and out.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use axum::Extension;
@@ -8,13 +10,16 @@ use axum::body::Body;
 use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::Stream;
+use http_body::Frame;
 use http_body_util::BodyExt;
 use serde::Deserialize;
 use tracing::Instrument;
 
 use super::{Observation, body_error};
 use crate::app::App;
-use crate::batch::{Batch, Feeder, Format, Limits, Outcome, ReadOptions, Runner, feed};
+use crate::batch::{AnswerBytes, Batch, Feeder, Format, Limits, Outcome, Progress, ReadOptions, Runner, feed};
 use crate::config::to_usize;
 use crate::error::{Error, Result};
 use crate::model::{Route, Sticky};
@@ -54,9 +59,13 @@ pub async fn batch(
     let columns = parameters.columns.map(|names| names.split(',').map(|name| name.trim().to_owned()).collect());
     let options = ReadOptions { header: parameters.header, columns };
     let target = Arc::new(Target { model: Arc::clone(&model), shadow: None });
-    let batch = Batch { runner: Runner::Host { app, target }, from, to, options, limits };
+    let progress = Arc::<Progress>::default();
+    let counted = Arc::clone(&progress);
+    let runner = Runner::Host { app, target };
+    let batch = Batch { runner, from, to, options, limits, progress: Arc::clone(&progress) };
     let started = Instant::now();
-    let answers = batch.start(feed, move |Outcome { rows, failed }| {
+    let answers = batch.start(feed, move || {
+        let Outcome { rows, failed } = counted.outcome();
         let took_ms = started.elapsed().as_millis() as u64;
         tracing::info!(model = model.id(), version = model.version(), rows, failed, took_ms, "batch");
         drop(permit);
@@ -64,7 +73,38 @@ pub async fn batch(
     let content_type = [(header::CONTENT_TYPE, HeaderValue::from_static(to.media_type()))];
     // Proxies that wait for an answer's end would undo the streaming.
     let unbuffered = [(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"))];
-    Ok((content_type, unbuffered, Body::from_stream(answers.await?)).into_response())
+    let trailers = [(header::TRAILER, HeaderValue::from_static("x-batch-rows, x-batch-failed"))];
+    let body = Body::new(Answers { bytes: Some(answers.await?), progress });
+    Ok((content_type, unbuffered, trailers, body).into_response())
+}
+
+pub const X_BATCH_ROWS: HeaderName = HeaderName::from_static("x-batch-rows");
+pub const X_BATCH_FAILED: HeaderName = HeaderName::from_static("x-batch-failed");
+
+/// The answers, and behind them how many there were, for clients that take trailers.
+struct Answers {
+    /// None behind the last of them.
+    bytes: Option<AnswerBytes>,
+    progress: Arc<Progress>,
+}
+
+impl http_body::Body for Answers {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<std::io::Result<Frame<Bytes>>>> {
+        let Some(bytes) = &mut self.bytes else { return Poll::Ready(None) };
+        let piece = ready!(Pin::new(bytes).poll_next(context));
+        Poll::Ready(Some(match piece {
+            Some(piece) => piece.map(Frame::data),
+            None => {
+                self.bytes = None;
+                let Outcome { rows, failed } = self.progress.outcome();
+                let counts = [(X_BATCH_ROWS, HeaderValue::from(rows)), (X_BATCH_FAILED, HeaderValue::from(failed))];
+                Ok(Frame::trailers(HeaderMap::from_iter(counts)))
+            }
+        }))
+    }
 }
 
 fn limits(app: &App, model_bytes: u64) -> Limits {
@@ -74,6 +114,8 @@ fn limits(app: &App, model_bytes: u64) -> Limits {
     Limits {
         in_flight: (engine.instance_count(model_bytes) + 1).min(most),
         row_bytes: to_usize(app.config.limits.max_body_bytes),
+        file_bytes: app.config.limits.max_batch_bytes.as_u64(),
+        scratch: app.models.scratch().to_owned(),
         patience: app.config.limits.body_idle_timeout,
     }
 }

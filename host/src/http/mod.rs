@@ -4,6 +4,7 @@ pub mod batch;
 pub mod files;
 pub mod form;
 pub mod health;
+mod instances;
 pub mod json;
 pub mod linger;
 pub mod models;

@@ -16,12 +16,13 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
+use super::instances::{self, PredictionsAnswer};
 use super::json::{Text, ValueData, ValueJson, pairs_in_order, read_value};
 use super::{Observation, RequestId, body_error, cache_header, prediction_body, terms};
 use crate::app::App;
 use crate::blocking::off_async_threads;
 use crate::error::{Error, Result};
-use crate::model::{Entry, ModelVersion, Route, Sticky};
+use crate::model::{Entry, InputSpec, ModelVersion, Route, Sticky};
 use crate::pipeline::{self, Answer, Payload, Trace};
 use crate::plugin;
 use crate::predict::{self, Prediction, Target};
@@ -31,6 +32,8 @@ use crate::value::Value;
 struct Parsed {
     target: Target,
     payload: Payload,
+    /// Of `instances`, which are answered one by one.
+    rows: Option<usize>,
 }
 
 /// A request as it came.
@@ -61,6 +64,8 @@ struct PredictBody<'j> {
     #[serde(borrow, default, deserialize_with = "inputs_in_order")]
     inputs: Option<Inputs<'j>>,
     #[serde(borrow, default)]
+    instances: Option<&'j RawValue>,
+    #[serde(borrow, default)]
     image_url: Option<&'j RawValue>,
 }
 
@@ -73,14 +78,14 @@ pub async fn predict(
     let started = Instant::now();
     let _permit = app.admit_prediction()?;
     let terms = terms(&app, request.headers())?;
-    let Parsed { target, payload } = parse(&app, request).await?;
+    let Parsed { target, payload, rows } = parse(&app, request).await?;
     observation.serves(&target.model);
     let mut trace = Trace::default();
     let prediction = predict::predict(&app, &target, payload, &terms, &mut trace).await;
     observation.went(trace);
     let prediction = prediction?;
     let bytes = prediction.answer.byte_size();
-    off_async_threads(bytes, move || wrap(&target.model, &prediction, &id, started)).await?
+    off_async_threads(bytes, move || wrap(&target.model, &prediction, &id, started, rows)).await?
 }
 
 async fn parse(app: &Arc<App>, request: Request) -> Result<Parsed> {
@@ -204,7 +209,8 @@ fn parse_json(app: &App, asked: &Asked, loaded: Option<Arc<ModelVersion>>) -> st
     let id = parsed.model_id.as_deref().or(asked.parameter("model_id"));
     let version = parsed.version.as_deref().or(asked.parameter("version"));
     if id.is_none() && parsed.image_url.is_none() {
-        let message = "the request names no model: give `model_id` with `features` or `inputs`, or `image_url`";
+        let message =
+            "the request names no model: give `model_id` with `features`, `inputs` or `instances`, or `image_url`";
         return Err(Error::invalid_input(message).into());
     }
     let model = match loaded {
@@ -214,6 +220,15 @@ fn parse_json(app: &App, asked: &Asked, loaded: Option<Arc<ModelVersion>>) -> st
             Route::Cold(version) => return Err(Unparsed::Cold(version)),
         },
     };
+    // To a preprocess plugin they may be something else.
+    let instances = parsed.instances.filter(|_| model.pipeline.preprocess.is_none());
+    if instances.is_some() && (parsed.features.is_some() || parsed.inputs.is_some()) {
+        return Err(Error::invalid_input("give either `instances` or `features`/`inputs`, not both").into());
+    }
+    if let Some(instances) = instances {
+        let (values, rows) = instances::read(&model, &text, instances)?;
+        return Ok(Parsed { target: target(app, model, version), payload: Payload::Tensors(values), rows: Some(rows) });
+    }
     let payload = match tensors_of(&model, &text, &parsed)? {
         Some(tensors) => Payload::Tensors(tensors),
         None => Payload::Raw(plugin::Request {
@@ -222,7 +237,7 @@ fn parse_json(app: &App, asked: &Asked, loaded: Option<Arc<ModelVersion>>) -> st
             parameters: asked.parameters.clone(),
         }),
     };
-    Ok(Parsed { target: target(app, model, version), payload })
+    Ok(Parsed { target: target(app, model, version), payload, rows: None })
 }
 
 /// The tensors in the body of a request to a model; `None` where the body is the plugin's to read.
@@ -256,15 +271,19 @@ fn not_a_request(problem: &dyn std::fmt::Display) -> Error {
 
 /// `features` is the tensor of the one input that a caller has to give.
 fn read_features(model: &ModelVersion, text: &Text<'_>, features: &RawValue) -> Result<Value> {
+    read_value(&only_or_first_input(model)?.spec, text, features)
+}
+
+/// The input that a value without a name is for.
+pub(super) fn only_or_first_input(model: &ModelVersion) -> Result<&InputSpec> {
     let required = model.inputs.iter().filter(|input| !input.optional).count();
-    match pipeline::only_input(model).or(model.inputs.first().filter(|_| required == 0)) {
-        Some(input) => read_value(&input.spec, text, features),
-        None => Err(Error::invalid_input(format!(
+    pipeline::only_input(model).or(model.inputs.first().filter(|_| required == 0)).ok_or_else(|| {
+        Error::invalid_input(format!(
             "model {} has not exactly one input; give `inputs` with a value for each of: {}",
             model.id(),
             pipeline::describe_inputs(model)
-        ))),
-    }
+        ))
+    })
 }
 
 fn read_inputs(model: &ModelVersion, text: &Text<'_>, inputs: &[(String, &RawValue)]) -> Result<Vec<Value>> {
@@ -295,7 +314,8 @@ async fn raw_body(app: &App, asked: Asked) -> Result<Parsed> {
     let Asked { content_type, body, parameters, .. } = asked;
     // A body with `model_id` in the query is JSON, whatever its client calls it.
     let content_type = if is_json(&content_type) { "application/json".to_owned() } else { content_type };
-    Ok(Parsed { target, payload: Payload::Raw(plugin::Request { content_type, body, parameters }) })
+    let payload = Payload::Raw(plugin::Request { content_type, body, parameters });
+    Ok(Parsed { target, payload, rows: None })
 }
 
 /// A form: the file `image` or `file`, every other field a parameter.
@@ -322,9 +342,18 @@ async fn parse_form(app: &App, request: Request) -> Result<Parsed> {
     raw_body(app, Asked { headers, parameters, content_type, body: bytes }).await
 }
 
-fn wrap(model: &ModelVersion, prediction: &Prediction, id: &RequestId, started: Instant) -> Result<Response> {
+fn wrap(
+    model: &ModelVersion,
+    prediction: &Prediction,
+    id: &RequestId,
+    started: Instant,
+    rows: Option<usize>,
+) -> Result<Response> {
     let frame = Frame { model, id, started };
     let body = match &*prediction.answer {
+        Answer::Outputs(outputs) if let Some(rows) = rows => {
+            serde_json::to_vec(&PredictionsAnswer::new(frame, outputs, rows)?)
+        }
         Answer::Outputs(outputs) => serde_json::to_vec(&OutputsAnswer { frame, outputs }),
         Answer::Response(response) if response.content_type == "application/json" => {
             let fields: BTreeMap<&str, &RawValue> = match serde_json::from_slice(&response.body) {
@@ -355,20 +384,20 @@ fn as_made(response: &plugin::Response, cached: bool) -> Response {
 }
 
 /// What every answer says beside its result.
-struct Frame<'a> {
+pub(super) struct Frame<'a> {
     model: &'a ModelVersion,
     id: &'a RequestId,
     started: Instant,
 }
 
 impl Frame<'_> {
-    fn serialize_head<M: SerializeMap>(&self, map: &mut M) -> std::result::Result<(), M::Error> {
+    pub(super) fn serialize_head<M: SerializeMap>(&self, map: &mut M) -> std::result::Result<(), M::Error> {
         map.serialize_entry("model_id", self.model.id())?;
         map.serialize_entry("version", self.model.version())?;
         map.serialize_entry("request_id", &*self.id.0)
     }
 
-    fn serialize_tail<M: SerializeMap>(&self, map: &mut M) -> std::result::Result<(), M::Error> {
+    pub(super) fn serialize_tail<M: SerializeMap>(&self, map: &mut M) -> std::result::Result<(), M::Error> {
         // Microseconds are what the clock is good for; more digits only look exact.
         map.serialize_entry("latency_ms", &(self.started.elapsed().as_micros() as f64 / 1e3))?;
         map.serialize_entry("timestamp", &Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true))

@@ -3,14 +3,14 @@
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use crate::batch::number::flat_list;
 use crate::batch::plan::{Plan, RowInput, Way};
 use crate::batch::rows::{Collector, Column};
 use crate::error::{Error, Result, shorten};
-use crate::http::json::{pairs_in_order, read_shaped, read_value};
+use crate::http::json::{Text, pairs_in_order, read_shaped, read_value};
+use crate::numbers::Number;
 use crate::pipeline::Payload;
 use crate::plugin::Request;
-use crate::tensor::{DataType, TensorSpec};
+use crate::tensor::DataType;
 use crate::value::{Value, ValueSpec};
 
 /// What a row is called by whoever sends it, where no input has that name.
@@ -50,8 +50,9 @@ pub(super) fn read_flat(line: &[u8], rows: &mut Collector<'_>) -> bool {
 /// # Errors
 /// It is no row of this model. What was put into the columns is the caller's to take back.
 pub(super) fn read_row(line: &[u8], rows: &mut Collector<'_>) -> Result<()> {
-    let json: &RawValue =
-        serde_json::from_slice(line).map_err(|error| Error::invalid_input(format!("the line is not JSON: {error}")))?;
+    let text = Text::new(line);
+    let json: &RawValue = serde_json::from_slice(text.json())
+        .map_err(|error| Error::invalid_input(format!("the line is not JSON: {error}")))?;
     let plan = rows.plan;
     let named = match json.get().starts_with('{') {
         true => Some(pairs(json, plan, rows)?),
@@ -60,22 +61,22 @@ pub(super) fn read_row(line: &[u8], rows: &mut Collector<'_>) -> Result<()> {
     match plan.way {
         Way::Plugin => {
             let content_type = "application/json".to_owned();
-            let body = Bytes::copy_from_slice(json.get().as_bytes());
+            let body = Bytes::copy_from_slice(line);
             rows.each(Payload::Raw(Request { content_type, body, parameters: Vec::new() }));
         }
         Way::Json => {
             let values = match named {
-                Some(named) => by_name(&named, plan)?,
-                None => vec![read_value(only_spec(plan)?, json)?],
+                Some(named) => by_name(&named, &text, plan)?,
+                None => vec![read_value(only_spec(plan)?, &text, json)?],
             };
             rows.each(Payload::Tensors(values));
         }
         Way::Together | Way::OneByOne => {
             match named {
-                Some(named) => fixed_by_name(&named, rows)?,
+                Some(named) => fixed_by_name(&named, &text, rows)?,
                 None => {
                     let input = plan.only_input().ok_or_else(|| needs_names(plan))?;
-                    read_fixed(input, 0, json, rows)?;
+                    read_fixed(input, 0, (&text, json), rows)?;
                 }
             }
             rows.good(1);
@@ -123,16 +124,16 @@ fn no_such_input(name: &str, plan: &Plan) -> Error {
     Error::invalid_input(format!("the model has no input {name:?}; its inputs: {}", plan.described))
 }
 
-fn by_name(named: &[(String, &RawValue)], plan: &Plan) -> Result<Vec<Value>> {
+fn by_name(named: &[(String, &RawValue)], text: &Text<'_>, plan: &Plan) -> Result<Vec<Value>> {
     let values = named.iter().map(|(name, value)| {
         let spec = plan.specs.iter().find(|spec| spec.name() == name).ok_or_else(|| no_such_input(name, plan))?;
-        read_value(spec, value)
+        read_value(spec, text, value)
     });
     values.collect()
 }
 
 /// Each input once, in whatever order.
-fn fixed_by_name(named: &[(String, &RawValue)], rows: &mut Collector<'_>) -> Result<()> {
+fn fixed_by_name(named: &[(String, &RawValue)], text: &Text<'_>, rows: &mut Collector<'_>) -> Result<()> {
     let plan = rows.plan;
     for (index, input) in plan.inputs.iter().enumerate() {
         let mut given = named.iter().filter(|(name, _)| *name == input.name);
@@ -142,7 +143,7 @@ fn fixed_by_name(named: &[(String, &RawValue)], rows: &mut Collector<'_>) -> Res
         if given.next().is_some() {
             return Err(Error::invalid_input(format!("input {} came twice", input.name)));
         }
-        read_fixed(input, index, value, rows)?;
+        read_fixed(input, index, (text, value), rows)?;
     }
     match named.iter().find(|(name, _)| plan.inputs.iter().all(|input| input.name != *name)) {
         None => Ok(()),
@@ -154,26 +155,72 @@ fn fixed_by_name(named: &[(String, &RawValue)], rows: &mut Collector<'_>) -> Res
 }
 
 /// A row's value for one input, as a list of its shape, or a flat one.
-fn read_fixed(input: &RowInput, index: usize, json: &RawValue, rows: &mut Collector<'_>) -> Result<()> {
-    let tensor = match read_shaped(&input.name, input.datatype, &input.axes, json) {
-        Ok(tensor) => tensor,
-        // With the axis of the row itself, as a request for one prediction may have it.
-        Err(error) => {
-            let shape = Some(input.shape(1).iter().map(|&size| size as i64).collect());
-            let spec = TensorSpec { name: input.name.clone(), datatype: input.datatype, shape };
-            match json.get().starts_with("[[") {
-                true => read_value(&ValueSpec::Tensor(spec), json).and_then(tensor_of).map_err(|_| error)?,
-                false => return Err(error),
-            }
-        }
-    };
-    rows.column(index).push(tensor.data);
+fn read_fixed(
+    input: &RowInput,
+    index: usize,
+    (text, json): (&Text<'_>, &RawValue),
+    rows: &mut Collector<'_>,
+) -> Result<()> {
+    let row = read_shaped(&input.name, input.datatype, &input.axes, text.of(json));
+    // With the axis of the row itself, as a request for one prediction may have it.
+    let row = row.or_else(|error| {
+        let with_axis = read_shaped(&input.name, input.datatype, &input.shape(1), text.of(json));
+        with_axis.map_err(|_| error)
+    });
+    rows.column(index).push(row?.data);
     Ok(())
 }
 
-fn tensor_of(value: Value) -> Result<crate::tensor::Tensor> {
-    match value {
-        Value::Tensor(tensor) => Ok(tensor),
-        _ => Err(Error::internal("a tensor was read as something else")),
+/// Appends the elements of `[n, n, …]`, where `text` is just that with so many numbers. Says whether it was; what was
+/// appended when it was not is the caller's to take back.
+fn flat_list<T: Number + bytemuck::NoUninit>(text: &[u8], count: usize, elements: &mut Vec<u8>) -> bool {
+    let Some(mut rest) = text.strip_prefix(b"[") else { return false };
+    for index in 0..count {
+        let Some((element, length)) = T::read(skip_blank(rest)) else { return false };
+        elements.extend_from_slice(bytemuck::bytes_of(&element));
+        let after = skip_blank(&skip_blank(rest)[length..]);
+        let expected = if index + 1 == count { b']' } else { b',' };
+        match after.split_first() {
+            Some((&byte, after)) if byte == expected => rest = after,
+            _ => return false,
+        }
+    }
+    skip_blank(rest).is_empty()
+}
+
+fn skip_blank(mut text: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t' | b'\r', rest @ ..] = text {
+        text = rest;
+    }
+    text
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::flat_list;
+
+    #[test]
+    fn a_list_is_taken_whole_or_not_at_all() {
+        let list = |text: &str, count| {
+            let mut elements = Vec::new();
+            let was_one = flat_list::<f32>(text.as_bytes(), count, &mut elements);
+            was_one.then(|| bytemuck::pod_collect_to_vec::<u8, f32>(&elements))
+        };
+        assert_eq!(list("[5.1,3.5]", 2), Some(vec![5.1, 3.5]));
+        assert_eq!(list("[ 5.1 , -3e0 ]\r", 2), Some(vec![5.1, -3.0]));
+        for text in [
+            "[5.1]",
+            "[5.1,3.5,1]",
+            "[5.1,3.5",
+            "[5.1,3.5]x",
+            "[5.1 3.5]",
+            "[[5.1,3.5]]",
+            "[5.1,null]",
+            "[,]",
+            "[5.1,]",
+        ] {
+            assert_eq!(list(text, 2), None, "{text}");
+        }
     }
 }

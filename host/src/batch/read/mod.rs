@@ -1,13 +1,19 @@
 //! Files of rows, read into chunks on a thread of their own.
 
+mod arrow;
+mod columns;
+mod csv;
 mod json;
 mod ndjson;
+mod parquet;
+
+use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::plan::Plan;
 use super::rows::{Chunk, Collector};
-use super::{Feed, Format};
+use super::{Feed, Format, Limits, Progress};
 use crate::error::{Error, Result};
 
 /// What is said of a file's columns beside what is in it.
@@ -19,9 +25,16 @@ pub struct ReadOptions {
     pub columns: Option<Vec<String>>,
 }
 
+/// What the beginning of a file shows of all of it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Begun {
+    /// Rows may have names of their own.
+    pub(super) has_ids: bool,
+}
+
 /// Where chunks go.
 pub(super) struct Chunks<'c> {
-    begun: Option<oneshot::Sender<Result<()>>>,
+    begun: Option<oneshot::Sender<Result<Begun>>>,
     sender: &'c mpsc::Sender<Result<Chunk>>,
 }
 
@@ -40,10 +53,10 @@ impl From<Error> for Stopped {
 
 impl Chunks<'_> {
     /// The file can be read, as far as its beginning shows.
-    pub(super) fn begin(&mut self) {
+    pub(super) fn begin(&mut self, shown: Begun) {
         if let Some(begun) = self.begun.take() {
             // Who went away meanwhile is noticed at the first chunk.
-            begun.send(Ok(())).ok();
+            begun.send(Ok(shown)).ok();
         }
     }
 
@@ -56,28 +69,42 @@ impl Chunks<'_> {
     }
 }
 
+/// A file, and how to read it.
+pub(super) struct Reading {
+    pub(super) format: Format,
+    pub(super) feed: Feed,
+    pub(super) options: ReadOptions,
+    pub(super) limits: Limits,
+    pub(super) progress: Arc<Progress>,
+}
+
 /// Reads a file to its end. What is wrong with its beginning is said through `begun`; what ends it later is the last item.
 pub(super) fn read(
-    format: Format,
-    feed: Feed,
+    reading: Reading,
     plan: &Plan,
-    _options: &ReadOptions,
-    row_bytes: usize,
-    begun: oneshot::Sender<Result<()>>,
+    begun: oneshot::Sender<Result<Begun>>,
     sender: &mpsc::Sender<Result<Chunk>>,
 ) {
+    let Reading { format, feed, options, limits, progress } = reading;
     let mut chunks = Chunks { begun: Some(begun), sender };
     let mut rows = Collector::new(plan);
     let read = match format {
-        Format::Ndjson => ndjson::read(feed, row_bytes, &mut rows, &mut chunks),
+        Format::Ndjson => ndjson::read(feed, limits.row_bytes, &mut rows, &mut chunks),
+        Format::Csv => csv::read(feed, limits.row_bytes, &options, &mut rows, &mut chunks),
+        Format::Parquet => match feed.into_file(&limits.scratch, limits.file_bytes) {
+            Ok(file) => parquet::read(file, &options, &progress, &mut rows, &mut chunks),
+            Err(error) => Err(error.into()),
+        },
     };
-    let ended = read.and_then(|()| chunks.send(&mut rows));
-    let Err(Stopped::Failed(error)) = ended else { return };
+    // The rows before what ended it are answered all the same.
+    let ended = match (chunks.send(&mut rows), read) {
+        (Err(stopped), _) | (Ok(()), Err(stopped)) => stopped,
+        (Ok(()), Ok(())) => return,
+    };
+    let Stopped::Failed(error) = ended else { return };
     match chunks.begun.take() {
-        Some(begun) => drop(begun.send(Err(error))),
         // Where nobody is there to hear it, nobody asks.
-        None => {
-            drop(chunks.send(&mut rows).and_then(|()| sender.blocking_send(Err(error)).map_err(|_| Stopped::Unwanted)))
-        }
+        Some(begun) => drop(begun.send(Err(error))),
+        None => drop(sender.blocking_send(Err(error))),
     }
 }

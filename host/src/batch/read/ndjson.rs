@@ -1,7 +1,9 @@
 //! One JSON value a line.
 
+use memchr::memchr;
+
 use super::json::{read_flat, read_row};
-use super::{Chunks, Stopped};
+use super::{Begun, Chunks, Stopped};
 use crate::batch::Feed;
 use crate::batch::rows::Collector;
 
@@ -12,7 +14,7 @@ pub(super) fn read(
     rows: &mut Collector<'_>,
     chunks: &mut Chunks<'_>,
 ) -> Result<(), Stopped> {
-    chunks.begin();
+    chunks.begin(Begun { has_ids: true });
     // The start of a line whose end is in another piece.
     let mut start: Vec<u8> = Vec::new();
     let mut is_too_long = false;
@@ -23,7 +25,7 @@ pub(super) fn read(
         }
         let Some(piece) = feed.take()? else { break };
         let mut rest = &piece[..];
-        while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
+        while let Some(end) = memchr(b'\n', rest) {
             let (line, after) = (&rest[..end], &rest[end + 1..]);
             rest = after;
             if is_too_long || start.len() + line.len() > most {

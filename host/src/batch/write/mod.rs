@@ -1,7 +1,10 @@
 //! Answers written in order, on a thread of their own.
 
+mod columns;
+mod csv;
 mod element;
 mod ndjson;
+mod parquet;
 
 use std::io;
 use std::time::Duration;
@@ -11,10 +14,12 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use super::Format;
-use super::job::Outcome;
+use super::job::Progress;
 use super::plan::Plan;
-use super::rows::{Answered, RowAnswer};
+use super::read::Begun;
+use super::rows::{Answered, RowAnswer, cell_of, has_rows};
 use crate::error::{Error, Result};
+use crate::value::Value;
 
 /// Where written bytes go.
 pub(super) struct Pieces {
@@ -85,43 +90,119 @@ impl Pieces {
     }
 }
 
-/// Writes answers until there are no more. A job that broke off ends with the error in place of the row it came to.
-pub(super) fn write(
-    format: Format,
-    _plan: &Plan,
-    mut answers: mpsc::Receiver<Result<Answered>>,
-    mut pieces: Pieces,
-) -> Outcome {
-    let mut outcome = Outcome::default();
-    let mut writer = match format {
-        Format::Ndjson => ndjson::Writer::default(),
-    };
-    while let Some(answered) = answers.blocking_recv() {
-        let written = match answered {
-            Ok(answered) => {
-                count(&answered, &mut outcome);
-                writer.write(&answered, pieces.buffer());
-                if answers.is_empty() { pieces.send() } else { pieces.send_full() }
-            }
-            Err(error) => {
-                tracing::warn!(%error, rows = outcome.rows, "a batch broke off");
-                writer.fail(outcome.rows, &error.message, pieces.buffer());
-                let sent = pieces.send();
-                pieces.fail(&error);
-                sent.and(Err(Unwanted))
-            }
-        };
-        if written.is_err() {
-            break;
-        }
-    }
-    outcome
+/// How answers are written.
+enum Writer {
+    Ndjson(ndjson::Writer, Pieces),
+    Csv(csv::Writer, Pieces),
+    Parquet(Box<parquet::Writer>),
 }
 
-fn count(answered: &Answered, outcome: &mut Outcome) {
-    outcome.rows += answered.tags.count as u64;
-    outcome.failed += answered.tags.bad.len() as u64;
-    if let super::rows::Answers::Each(each) = &answered.answers {
-        outcome.failed += each.iter().filter(|answer| answer.is_err()).count() as u64;
+impl Writer {
+    fn new(format: Format, plan: &Plan, begun: Begun, pieces: Pieces) -> Result<Writer> {
+        Ok(match format {
+            Format::Ndjson => Writer::Ndjson(ndjson::Writer::default(), pieces),
+            Format::Csv => Writer::Csv(csv::Writer::new(plan, begun.has_ids), pieces),
+            Format::Parquet => Writer::Parquet(Box::new(parquet::Writer::new(plan, begun.has_ids, pieces)?)),
+        })
     }
+
+    /// `is_last` says that no other answers wait to be written.
+    fn write(&mut self, answered: &Answered, is_last: bool) -> std::result::Result<(), Unwanted> {
+        let pieces = match self {
+            Writer::Ndjson(writer, pieces) => {
+                writer.write(answered, pieces.buffer());
+                pieces
+            }
+            Writer::Csv(writer, pieces) => {
+                writer.write(answered, pieces.buffer());
+                pieces
+            }
+            Writer::Parquet(writer) => return writer.write(answered),
+        };
+        if is_last { pieces.send() } else { pieces.send_full() }
+    }
+
+    /// A job that broke off ends with the error in place of the row it came to.
+    fn fail(mut self, row: u64, error: &Error) {
+        let pieces = match &mut self {
+            Writer::Ndjson(writer, pieces) => {
+                writer.fail(row, &error.message, pieces.buffer());
+                pieces
+            }
+            Writer::Csv(writer, pieces) => {
+                writer.fail(row, &error.message, pieces.buffer());
+                pieces
+            }
+            Writer::Parquet(writer) => return writer.fail(error),
+        };
+        if pieces.send().is_ok() {
+            pieces.fail(error);
+        }
+    }
+
+    fn finish(self) -> std::result::Result<(), Unwanted> {
+        match self {
+            Writer::Ndjson(_, mut pieces) => pieces.send(),
+            Writer::Csv(mut writer, mut pieces) => {
+                writer.write_header(pieces.buffer());
+                pieces.send()
+            }
+            Writer::Parquet(writer) => writer.finish(),
+        }
+    }
+}
+
+/// Writes answers until there are no more, or nobody takes them.
+pub(super) fn write(
+    format: Format,
+    plan: &Plan,
+    begun: Begun,
+    mut answers: mpsc::Receiver<Result<Answered>>,
+    pieces: Pieces,
+    progress: &Progress,
+) {
+    let mut writer = match Writer::new(format, plan, begun, pieces) {
+        Ok(writer) => writer,
+        Err(error) => return tracing::error!(%error, "a batch cannot be written"),
+    };
+    while let Some(answered) = answers.blocking_recv() {
+        match answered {
+            Ok(answered) => {
+                if writer.write(&answered, answers.is_empty()).is_err() {
+                    return;
+                }
+                progress.add(answered.tags.count, answered.failed());
+            }
+            Err(error) => {
+                let rows = progress.outcome().rows;
+                tracing::warn!(%error, rows, "a batch broke off");
+                return writer.fail(rows, &error);
+            }
+        }
+    }
+    // Who is gone by now has had all the rows.
+    writer.finish().ok();
+}
+
+/// The outputs of one run as a JSON list with an item for each row: what `prediction` is in NDJSON.
+///
+/// # Errors
+/// An output that has not one row for each that went in.
+pub fn predictions(outputs: &[Value], rows: usize) -> Result<String> {
+    if let Some(output) = outputs.iter().find(|output| !has_rows(output, rows)) {
+        let (name, what) = (output.name(), output.describe());
+        return Err(Error::invalid_input(format!(
+            "{rows} rows went in, and output {name} came as {what}: it has no row for each; ask with `features` or `inputs`"
+        )));
+    }
+    let mut list = vec![b'['];
+    let mut writer = ndjson::Writer::default();
+    for row in 0..rows {
+        if row > 0 {
+            list.push(b',');
+        }
+        writer.write_cells(outputs, |output| cell_of(output, row), &mut list);
+    }
+    list.push(b']');
+    String::from_utf8(list).map_err(Error::internal)
 }

@@ -61,7 +61,12 @@ impl Writer {
     }
 
     /// One output as it is, several by their names.
-    fn write_cells<'v>(&mut self, outputs: &'v [Value], cell: impl Fn(&'v Value) -> Cell<'v>, out: &mut Vec<u8>) {
+    pub(super) fn write_cells<'v>(
+        &mut self,
+        outputs: &'v [Value],
+        cell: impl Fn(&'v Value) -> Cell<'v>,
+        out: &mut Vec<u8>,
+    ) {
         if let [output] = outputs {
             return write_cell(cell(output), out);
         }

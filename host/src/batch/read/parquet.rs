@@ -1,0 +1,123 @@
+//! Columns of a Parquet file, turned into rows of tensors.
+
+use std::fs::File;
+
+use arrow_array::{Array, RecordBatch};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use serde_json::value::RawValue;
+
+use super::arrow::{Elements, Problems, copy_list, copy_scalars, is_list, json_of};
+use super::columns::{Columns, Source, find, id_column};
+use super::json::read_row;
+use super::{Begun, Chunks, ReadOptions, Stopped};
+use crate::batch::Progress;
+use crate::batch::plan::Way;
+use crate::batch::rows::Collector;
+use crate::error::{Error, Result};
+
+/// Rows that are decoded at once.
+const ROWS: usize = 8192;
+
+/// Reads one row group after another.
+pub(super) fn read(
+    file: File,
+    options: &ReadOptions,
+    progress: &Progress,
+    rows: &mut Collector<'_>,
+    chunks: &mut Chunks<'_>,
+) -> std::result::Result<(), Stopped> {
+    let unreadable =
+        |error: &dyn std::fmt::Display| Error::invalid_input(format!("the file is not readable as Parquet: {error}"));
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| unreadable(&error))?;
+    progress.expect(u64::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or(0));
+    let schema = builder.schema().clone();
+    let names: Vec<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
+    let columns = match rows.plan.way {
+        Way::Together | Way::OneByOne => {
+            Some(find(rows.plan, &names, |column| is_list(schema.field(column).data_type()), options)?)
+        }
+        Way::Json | Way::Plugin => None,
+    };
+    let id = columns.as_ref().map_or_else(|| id_column(rows.plan, &names), |columns| columns.id);
+    let batches = builder.with_batch_size(ROWS).build().map_err(|error| unreadable(&error))?;
+    chunks.begin(Begun { has_ids: id.is_some() });
+    for batch in batches {
+        let batch = batch.map_err(|error| unreadable(&error))?;
+        let mut from = 0;
+        while from < batch.num_rows() {
+            let count = rows.room().clamp(1, batch.num_rows() - from);
+            let part = batch.slice(from, count);
+            match &columns {
+                Some(columns) => read_fixed(&part, columns, &names, rows)?,
+                None => read_objects(&part, &names, id, rows)?,
+            }
+            if rows.is_full() {
+                chunks.send(rows)?;
+            }
+            from += count;
+        }
+    }
+    Ok(())
+}
+
+/// Rows of one size, all at once.
+fn read_fixed(part: &RecordBatch, columns: &Columns, names: &[String], rows: &mut Collector<'_>) -> Result<()> {
+    let count = part.num_rows();
+    let mut problems = Problems::default();
+    let plan = rows.plan;
+    let mut inputs = Vec::with_capacity(plan.inputs.len());
+    for (input, source) in plan.inputs.iter().zip(&columns.inputs) {
+        let mut elements = Elements::new(input.datatype, count * input.elements);
+        match source {
+            Source::Scalars(scalars) => {
+                for (place, &column) in scalars.iter().enumerate() {
+                    let array = part.column(column);
+                    copy_scalars(array, &names[column], &mut elements, (place, input.elements), &mut problems)?;
+                }
+            }
+            Source::List(column) => {
+                copy_list(part.column(*column), &names[*column], &mut elements, input.elements, &mut problems)?;
+            }
+        }
+        inputs.push(elements);
+    }
+    let ids = columns.id.map(|column| ids(part.column(column))).transpose()?.unwrap_or_default();
+    let datas = inputs.into_iter().map(Elements::into_column).collect();
+    rows.extend(count, datas, problems.into_rows(), ids);
+    Ok(())
+}
+
+/// What rows are called, by their place.
+fn ids(array: &dyn Array) -> Result<Vec<(usize, Box<RawValue>)>> {
+    let named = (0..array.len()).filter(|&row| !array.is_null(row));
+    let named = named.map(|row| {
+        let id = json_of(array, row)?;
+        let id = serde_json::to_string(&id).and_then(RawValue::from_string).map_err(Error::internal)?;
+        Ok((row, id))
+    });
+    named.collect()
+}
+
+/// Rows as objects in JSON, for a plugin or where they differ in size.
+fn read_objects(part: &RecordBatch, names: &[String], id: Option<usize>, rows: &mut Collector<'_>) -> Result<()> {
+    for row in 0..part.num_rows() {
+        let mut object = serde_json::Map::new();
+        for (column, name) in names.iter().enumerate() {
+            let value = json_of(part.column(column), row)?;
+            if Some(column) == id {
+                let id = serde_json::to_string(&value).and_then(RawValue::from_string).map_err(Error::internal)?;
+                rows.id(id);
+            } else {
+                object.insert(name.clone(), value);
+            }
+        }
+        let row = match rows.plan.way {
+            Way::Plugin => serde_json::json!({ "record": object }),
+            _ => serde_json::Value::Object(object),
+        };
+        if let Err(error) = read_row(row.to_string().as_bytes(), rows) {
+            rows.bad(error.message);
+        }
+    }
+    Ok(())
+}
