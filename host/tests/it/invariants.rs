@@ -33,6 +33,8 @@ fn libraries_stay_in_their_rooms() {
         ("wasmparser::", &["plugin/"]),
         ("object_store::", &["store.rs", "store/"]),
         ("axum::", &["http/", "routes.rs", "server.rs"]),
+        ("arrow_array::", &["batch/"]),
+        ("parquet::", &["batch/"]),
         ("std::env", &["config.rs"]),
         ("reqwest::", &["plugin/egress.rs", "client/", "main.rs"]),
     ] {
