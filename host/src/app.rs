@@ -1,9 +1,8 @@
 //! What a request handler may reach.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::cache::PredictionCache;
 use crate::config::{Config, PluginConfig, object_store_options};
@@ -28,8 +27,8 @@ pub struct App {
     uploads: Arc<Semaphore>,
     /// Requests copied to shadow versions that may be in progress.
     shadows: Arc<Semaphore>,
-    /// Set when the host is asked to end; `/health` says so, and no new connection is taken.
-    draining: AtomicBool,
+    /// True from when the host is asked to end; `/health` says so, and no new connection is taken.
+    draining: watch::Sender<bool>,
 }
 
 impl App {
@@ -56,6 +55,10 @@ impl App {
         }
         plugins.find_all().await?;
         let models = Models::new(repository, runtime, plugins.clone(), Arc::clone(&metrics), &config);
+        models
+            .check_provider(&config.engine.execution_provider)
+            .await
+            .map_err(|error| fatal(format!("--execution-provider: {}", error.message)))?;
         models.set_up(config.bundle.as_deref()).await?;
         models.find_all().await?;
         models.load_all().await;
@@ -68,7 +71,7 @@ impl App {
             batches: Arc::new(Semaphore::new(config.limits.max_batches as usize)),
             uploads: Arc::new(Semaphore::new(config.limits.max_uploads as usize)),
             shadows: Arc::new(Semaphore::new(config.engine.max_shadows as usize)),
-            draining: AtomicBool::new(false),
+            draining: watch::Sender::new(false),
             models,
             plugins,
             metrics,
@@ -118,12 +121,18 @@ impl App {
     }
 
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        *self.draining.borrow()
     }
 
     /// From now on the host says that it is not ready.
     pub fn begin_draining(&self) {
-        self.draining.store(true, Ordering::Relaxed);
+        self.draining.send_replace(true);
+    }
+
+    /// Resolves when the host is asked to end.
+    pub async fn drains(&self) {
+        // The sender lives as long as this host does.
+        self.draining.subscribe().wait_for(|draining| *draining).await.ok();
     }
 }
 

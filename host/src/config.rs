@@ -2,16 +2,16 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use sysinfo::System;
 
 mod admission;
+mod engine;
 
 pub use admission::{AdmissionConfig, AdmitOptions};
+pub use engine::EngineConfig;
 
 use crate::author::PluginCommand;
 use crate::client::{ModelsCommand, PredictOptions};
@@ -65,6 +65,10 @@ pub struct Config {
     /// Port to listen on, where --listen is not given.
     #[arg(long, env = "PORT", default_value_t = 8080)]
     pub port: u16,
+
+    /// Another address and port to serve gRPC on, and nothing else; it is served beside REST in any case [default: none].
+    #[arg(long, env = "NEXUS_GRPC_LISTEN", value_name = "ADDR:PORT")]
+    pub grpc_listen: Option<SocketAddr>,
 
     /// Where models and plugins are kept: a folder, or s3://, gs://, az:// and a prefix.
     #[arg(long, env = "NEXUS_STORE", default_value = "store", value_name = "FOLDER|URL")]
@@ -147,36 +151,6 @@ pub struct OnnxRuntimeConfig {
     /// ONNX Runtime's shared library, by the variable of the service this one replaces.
     #[arg(long, env = "ONNX_LIBRARY_PATH", hide = true)]
     pub onnx_library_path: Option<PathBuf>,
-}
-
-/// How models run.
-#[derive(Debug, Clone, Args)]
-pub struct EngineConfig {
-    /// Workers of each loaded model version, each with a session and a thread of its own [default: one per core, fewer
-    /// where their copies of the model would take over 1 GiB].
-    #[arg(long, env = "NEXUS_INSTANCES", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub instances: Option<u16>,
-
-    /// Memory that loaded versions may take together; past it the least recently used is unloaded, and loaded again when it
-    /// is asked for [default: four fifths of what the machine or the container has].
-    #[arg(long, env = "NEXUS_MAX_LOADED_BYTES", value_name = "BYTES")]
-    pub max_loaded_bytes: Option<ByteSize>,
-
-    /// Runs on zeros before a version takes traffic.
-    #[arg(long, env = "NEXUS_WARMUP_RUNS", default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1000))]
-    pub warmup_runs: u32,
-
-    /// Requests copied to shadow versions that may be in progress at once; past it no more are copied.
-    #[arg(long, env = "NEXUS_MAX_SHADOWS", default_value_t = 32, value_name = "N")]
-    pub max_shadows: u32,
-
-    /// Requests that may wait for a model version's workers; past it the answer is 503.
-    #[arg(long, env = "NEXUS_QUEUE_CAPACITY", default_value_t = 256, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub queue_capacity: u32,
-
-    /// Size of a model's answer; past it the answer is 413.
-    #[arg(long, env = "NEXUS_MAX_OUTPUT_BYTES", default_value = "256MiB", value_name = "BYTES")]
-    pub max_output_bytes: ByteSize,
 }
 
 /// What one client may ask of the host.
@@ -362,35 +336,6 @@ impl OnnxRuntimeConfig {
     pub fn library(&self) -> Option<&PathBuf> {
         self.onnxruntime.as_ref().or(self.onnx_library_path.as_ref())
     }
-}
-
-/// Model bytes that the workers of one version may hold together before there are fewer than one a core: each has a copy.
-const SHARED_MODEL_BYTES: u64 = 1 << 30;
-
-impl EngineConfig {
-    /// Memory that loaded versions may take together, in bytes.
-    pub fn max_loaded_bytes(&self) -> u64 {
-        static DEFAULT: OnceLock<u64> = OnceLock::new();
-        let default = || *DEFAULT.get_or_init(|| memory_of_machine() / 5 * 4);
-        self.max_loaded_bytes.map_or_else(default, |bytes| bytes.as_u64())
-    }
-
-    /// Workers of a loaded version whose model file has that many bytes.
-    pub fn instance_count(&self, model_bytes: u64) -> usize {
-        if let Some(instances) = self.instances {
-            return usize::from(instances);
-        }
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let affordable = SHARED_MODEL_BYTES / model_bytes.max(1);
-        usize::try_from(affordable).unwrap_or(cores).clamp(1, cores)
-    }
-}
-
-/// Bytes of memory that this process may use: the machine's, or the container's where that is less.
-fn memory_of_machine() -> u64 {
-    let mut system = System::new();
-    system.refresh_memory();
-    system.cgroup_limits().map_or(system.total_memory(), |limits| limits.total_memory)
 }
 
 impl PluginConfig {

@@ -18,6 +18,7 @@ pub enum ErrorCode {
     NotReady,
     DeadlineExceeded,
     StorageFull,
+    Unsupported,
     Internal,
 }
 
@@ -37,6 +38,7 @@ impl ErrorCode {
             ErrorCode::NotReady => "not_ready",
             ErrorCode::DeadlineExceeded => "deadline_exceeded",
             ErrorCode::StorageFull => "storage_full",
+            ErrorCode::Unsupported => "unsupported",
             ErrorCode::Internal => "internal",
         }
     }
@@ -56,6 +58,22 @@ impl ErrorCode {
             ErrorCode::DeadlineExceeded => 504,
             ErrorCode::StorageFull => 507,
             ErrorCode::Internal => 500,
+            ErrorCode::Unsupported => 501,
+        }
+    }
+
+    /// The gRPC status, by its number. Source: gRPC's `statuscodes.md`.
+    pub fn grpc_status(self) -> i32 {
+        match self {
+            ErrorCode::InvalidInput => 3,
+            ErrorCode::RequestTimeout | ErrorCode::DeadlineExceeded => 4,
+            ErrorCode::NotFound => 5,
+            ErrorCode::Conflict => 6,
+            ErrorCode::Forbidden => 7,
+            ErrorCode::TooLarge | ErrorCode::StorageFull => 8,
+            ErrorCode::MethodNotAllowed | ErrorCode::Unsupported => 12,
+            ErrorCode::PluginFailed | ErrorCode::Internal => 13,
+            ErrorCode::Overloaded | ErrorCode::NotReady => 14,
         }
     }
 }
@@ -95,6 +113,12 @@ impl Error {
     pub fn retry_after(mut self, time: Duration) -> Error {
         self.retry_after = Some(time);
         self
+    }
+
+    /// Whole seconds after which the same may be asked again, and never at once; `None` where asking again does not help.
+    pub fn retry_after_seconds(&self) -> Option<u64> {
+        let may_help = matches!(self.code, ErrorCode::Overloaded | ErrorCode::NotReady);
+        may_help.then(|| self.retry_after.map_or(0, |time| time.as_secs()).saturating_add(1))
     }
 
     pub fn with_cause(mut self, cause: impl fmt::Display) -> Error {

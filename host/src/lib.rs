@@ -1,4 +1,4 @@
-//! Model Nexus: ONNX models served over REST, with sandboxed WebAssembly around them. Modules in reading order.
+//! Model Nexus: ONNX models served over REST and gRPC, with sandboxed WebAssembly around them. Modules in reading order.
 
 /// What a request handler may reach.
 pub mod app;
@@ -18,6 +18,8 @@ pub mod config;
 pub mod digest;
 /// The one error a client sees.
 pub mod error;
+/// gRPC: parse, call, wrap.
+pub mod grpc;
 /// REST: parse, call, wrap.
 pub mod http;
 /// Every metric.
@@ -26,6 +28,8 @@ pub mod metrics;
 pub mod model;
 /// Decimal numbers, read fast.
 pub mod numbers;
+/// The Open Inference Protocol without its wires.
+pub mod oip;
 /// What an ONNX file says of itself.
 pub mod onnx;
 /// What one request goes through at a model.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use prometheus::core::{Collector, MetricVec, MetricVecBuilder};
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 /// Buckets from 100 µs, where a small model answers, to 30 s, where a request is given up.
@@ -52,6 +52,8 @@ pub struct Metrics {
     pub model_unloads: IntCounterVec,
     /// Memory of a loaded version in bytes, by model and version.
     pub model_memory: IntGaugeVec,
+    /// 1 for a loaded version, by model, version and what it runs on: provider and device.
+    pub model_info: IntGaugeVec,
     /// Copies of requests that a shadow version answered, by model, version and outcome (`ok`, an error code, `dropped`).
     pub shadow_predictions: IntCounterVec,
     /// Answers of a shadow version, by model, version and whether they were the `same` as the real one or `different`.
@@ -60,10 +62,10 @@ pub struct Metrics {
     pub shadow_duration: HistogramVec,
     /// 1 while the store can be read.
     pub store_up: IntGauge,
-    /// Predictions answered from memory.
-    pub cache_hits: IntCounter,
-    /// Predictions that were not in memory.
-    pub cache_misses: IntCounter,
+    /// Predictions answered from memory, by model and version.
+    pub cache_hits: IntCounterVec,
+    /// Predictions that were not in memory, by model and version.
+    pub cache_misses: IntCounterVec,
 }
 
 impl Metrics {
@@ -82,11 +84,6 @@ impl Metrics {
             let histogram = HistogramVec::new(HistogramOpts::new(name, help).buckets(SECONDS.to_vec()), labels)?;
             registry.register(Box::new(histogram.clone()))?;
             Ok(histogram)
-        };
-        let plain = |name: &str, help: &str| -> Result<IntCounter, prometheus::Error> {
-            let counter = IntCounter::new(name, help)?;
-            registry.register(Box::new(counter.clone()))?;
-            Ok(counter)
         };
         let memory = HistogramOpts::new("nexus_plugin_memory_bytes", "Most linear memory of an instance")
             .buckets((20..=32).map(|power| 2f64.powi(power)).collect());
@@ -162,6 +159,11 @@ impl Metrics {
             model_loads: counter("nexus_model_loads_total", "Loads of a version", &["model", "version", "outcome"])?,
             model_unloads: counter("nexus_model_unloads_total", "Versions unloaded", &["model", "version", "reason"])?,
             model_memory: gauge("nexus_model_memory_bytes", "Memory of a loaded version", &["model", "version"])?,
+            model_info: gauge(
+                "nexus_model_info",
+                "1 for a loaded version, by what it runs on",
+                &["model", "version", "provider", "device"],
+            )?,
             shadow_predictions: counter(
                 "nexus_shadow_predictions_total",
                 "Copies of requests that a shadow version answered, by outcome: ok, an error code or dropped",
@@ -178,8 +180,12 @@ impl Metrics {
                 &["model", "version"],
             )?,
             store_up,
-            cache_hits: plain("nexus_cache_hits_total", "Predictions answered from memory")?,
-            cache_misses: plain("nexus_cache_misses_total", "Predictions that were not in memory")?,
+            cache_hits: counter("nexus_cache_hits_total", "Predictions answered from memory", &["model", "version"])?,
+            cache_misses: counter(
+                "nexus_cache_misses_total",
+                "Predictions that were not in memory",
+                &["model", "version"],
+            )?,
             registry,
         })
     }
@@ -207,6 +213,8 @@ impl Metrics {
             &self.model_unloads,
             &self.shadow_predictions,
             &self.shadow_answers,
+            &self.cache_hits,
+            &self.cache_misses,
         ] {
             remove_version(counter, model, version);
         }

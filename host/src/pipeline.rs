@@ -31,8 +31,8 @@ impl Payload {
     }
 }
 
-/// What a model answers.
-#[derive(Debug)]
+/// What a model answers. Cloning shares the elements.
+#[derive(Debug, Clone)]
 pub enum Answer {
     Outputs(Vec<Value>),
     /// What the postprocess plugin made of the outputs.

@@ -33,6 +33,14 @@ pub struct Target {
     pub shadow: Option<Entry>,
 }
 
+impl Target {
+    /// One that names its version is not copied to a shadow.
+    pub fn of(app: &App, model: Arc<ModelVersion>, version: Option<&str>) -> Target {
+        let shadow = if version.is_none() { app.models.registry.shadow(model.id()) } else { None };
+        Target { model, shadow }
+    }
+}
+
 /// Runs a model on a request, or answers from memory if the terms allow it and the same was asked before. `trace` says what
 /// happened on the way, in an error too.
 ///
@@ -82,7 +90,7 @@ async fn predict_in_time(
     check_payload(model, &payload)?;
     // What went around a plugin is no answer to keep.
     let may_bypass = model.pipeline.stages().any(|(_, stage)| stage.on_failure == OnFailure::Bypass);
-    if !terms.use_cache || !app.cache.is_on() || may_bypass {
+    if !terms.use_cache || !app.cache.is_on() || !model.engine.cache || may_bypass {
         let answer = Arc::new(pipeline::run(model, payload, terms, trace).await?);
         return Ok(Prediction { answer, cached: false });
     }
@@ -95,7 +103,7 @@ async fn predict_in_time(
         true => (&app.metrics.cache_hits, &statistics.cache_hit),
         false => (&app.metrics.cache_misses, &statistics.cache_miss),
     };
-    counter.inc();
+    counter.with_label_values(&[model.id(), model.version()]).inc();
     tally.add(started.elapsed());
     Ok(Prediction { answer, cached })
 }

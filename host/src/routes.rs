@@ -5,25 +5,44 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderName, HeaderValue, Method, header};
-use axum::middleware::{from_fn_with_state, map_request};
-use axum::routing::{delete, get, post};
+use axum::middleware::{from_fn, from_fn_with_state, map_request};
+use axum::routing::{any, delete, get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use tower_http::timeout::RequestBodyTimeoutLayer;
 
 use crate::app::App;
 use crate::error::{Error, ErrorCode, Result};
-use crate::http;
+use crate::{grpc, http};
 
-/// The whole REST surface.
+/// All that is served: REST, and gRPC beside it.
 ///
 /// # Errors
 /// An origin in the configuration that is none.
 pub fn router(app: Arc<App>) -> Result<Router> {
+    Ok(observed(rest(&app)?.merge(calls(&app)?), app))
+}
+
+/// gRPC alone, for a port of its own.
+///
+/// # Errors
+/// Descriptors that are none.
+pub fn grpc_router(app: Arc<App>) -> Result<Router> {
+    Ok(observed(calls(&app)?.fallback(http::not_found), app))
+}
+
+/// Outermost: what answers below, a refused method or a panic too, is counted, logged and gets its request id.
+fn observed(router: Router<Arc<App>>, app: Arc<App>) -> Router {
+    router.layer(from_fn_with_state(app.clone(), http::observe)).with_state(app)
+}
+
+fn rest(app: &Arc<App>) -> Result<Router<Arc<App>>> {
     let cors = cors(&app.config.cors_allow_origins)?;
     let router = Router::new()
         .route("/", get(http::ui::page))
         .route("/ui/{file}", get(http::ui::asset))
+        .route("/docs", get(http::ui::docs))
+        .route("/openapi.json", get(http::openapi::document))
         .route("/predict", post(http::predict::predict))
         .route("/upload", post(http::upload::upload_image_model))
         .route("/models", get(http::models::list))
@@ -36,6 +55,7 @@ pub fn router(app: Arc<App>) -> Result<Router> {
             get(http::pipeline::show).put(http::pipeline::bind).delete(http::pipeline::unbind),
         )
         .route("/models/{id}/batch", post(http::batch::batch))
+        .route("/models/{id}/engine", get(http::engine::show).put(http::engine::set).delete(http::engine::clear))
         .route("/models/{id}", delete(http::versions::remove_model))
         .route("/models/{id}/versions/{version}", delete(http::versions::remove))
         .route("/models/{id}/versions/{version}/load", post(http::versions::load))
@@ -48,16 +68,31 @@ pub fn router(app: Arc<App>) -> Result<Router> {
         .route("/v2", get(http::oip::server))
         .route("/v2/health/live", get(http::oip::live))
         .route("/v2/health/ready", get(http::oip::ready))
+        .route("/v2/models", get(http::oip::models))
+        .route("/v2/models/stats", get(http::oip::statistics))
         .route("/v2/models/{model}", get(http::oip::model))
         .route("/v2/models/{model}/ready", get(http::oip::model_ready))
         .route("/v2/models/{model}/infer", post(http::oip::infer))
+        .route("/v2/models/{model}/config", get(http::oip::config))
+        .route("/v2/models/{model}/stats", get(http::oip::statistics))
         .route("/v2/models/{model}/versions/{version}", get(http::oip::model))
         .route("/v2/models/{model}/versions/{version}/ready", get(http::oip::model_ready))
         .route("/v2/models/{model}/versions/{version}/infer", post(http::oip::infer))
+        .route("/v2/models/{model}/versions/{version}/config", get(http::oip::config))
+        .route("/v2/models/{model}/versions/{version}/stats", get(http::oip::statistics))
+        .route("/v2/repository/index", post(http::oip::index))
+        .route("/v2/repository/models/{model}/load", post(http::oip::load))
+        .route("/v2/repository/models/{model}/unload", post(http::oip::unload))
+        .route("/v2/models/{model}/trace/setting", any(http::oip::not_offered))
+        .route("/v2/trace/setting", any(http::oip::not_offered))
+        .route("/v2/logging", any(http::oip::not_offered))
+        .route("/v2/systemsharedmemory/{*call}", any(http::oip::not_offered))
+        .route("/v2/cudasharedmemory/{*call}", any(http::oip::not_offered))
         .route("/health", get(http::health::health))
         .route("/metrics", get(http::health::metrics))
         .fallback(http::not_found)
         .method_not_allowed_fallback(http::method_not_allowed)
+        .layer(from_fn(http::readable_path))
         // Handlers cap their bodies themselves, each by its own option.
         .layer(DefaultBodyLimit::disable())
         // A client that stops sending does not hold its place for ever.
@@ -65,10 +100,31 @@ pub fn router(app: Arc<App>) -> Result<Router> {
         // A client that is refused amid sending gets to read why.
         .layer(map_request(http::linger::linger))
         .layer(CatchPanicLayer::custom(http::panicked))
-        .layer(cors)
-        // Outermost: what answers below, a refused method or a panic too, is counted, logged and gets its request id.
-        .layer(from_fn_with_state(app.clone(), http::observe));
-    Ok(router.with_state(app))
+        .layer(cors);
+    Ok(router)
+}
+
+/// gRPC: each call by its own path, which is its name in metrics.
+fn calls(app: &Arc<App>) -> Result<Router<Arc<App>>> {
+    let (service, small) = (grpc::service(app.clone()), grpc::small_service(app.clone()));
+    let infer = Router::new().route_service(grpc::INFER, service.clone());
+    let load = Router::new().route_service(grpc::LOAD, service.clone());
+    let small = grpc::SMALL.into_iter().fold(Router::new(), |router, path| router.route_service(path, small.clone()));
+    let health = grpc::health(app.clone());
+    let streams = Router::new()
+        .route_service(grpc::STREAM, service)
+        .route_service("/grpc.health.v1.Health/Check", health.clone())
+        .route_service("/grpc.health.v1.Health/Watch", health)
+        .route_service("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", grpc::reflection()?)
+        .route_service("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", grpc::reflection_alpha()?);
+    let calls = infer
+        .layer(from_fn_with_state(app.clone(), http::rpc::prediction))
+        .merge(load.layer(from_fn_with_state(app.clone(), http::rpc::upload)))
+        .merge(small.layer(from_fn(http::rpc::call)))
+        // A client that stops sending does not hold its place for ever; a stream may pause for as long as its client is there.
+        .layer(RequestBodyTimeoutLayer::new(app.config.limits.body_idle_timeout))
+        .merge(streams.layer(from_fn(http::rpc::call)));
+    Ok(calls.layer(CatchPanicLayer::custom(http::panicked)))
 }
 
 fn cors(origins: &[String]) -> Result<CorsLayer> {

@@ -1,5 +1,7 @@
-//! Bind, serve, and end well: on SIGTERM the host says it is not ready, lets running requests end, and stops.
+//! Bind, serve HTTP/1 and HTTP/2 on one port, and end well: on SIGTERM the host says it is not ready, lets running requests
+//! end, and stops.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,20 +22,41 @@ use crate::routes;
 /// would only burn the processor that frees one.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Between two looks at a connection that has sent a part of what HTTP/2 begins with.
+const PREFACE_PAUSE: Duration = Duration::from_millis(20);
+const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Requests that one HTTP/2 connection may have in progress at once.
+const MAX_STREAMS: u32 = 256;
+/// Of the headers of a request over HTTP/2.
+const MAX_HEADER_BYTES: u32 = 64 << 10;
+/// Larger frames than the least that HTTP/2 asks for: a tensor comes in fewer pieces.
+const MAX_FRAME_BYTES: u32 = 256 << 10;
+
 /// Serves until asked to end, then drains.
 ///
 /// # Errors
-/// The address cannot be listened on.
+/// An address cannot be listened on.
 pub async fn serve(app: Arc<App>, asked_to_end: impl Future<Output = ()>) -> Result<()> {
-    let address = app.config.listen_address();
-    let listener = TcpListener::bind(address).await.map_err(|error| {
-        Error::new(ErrorCode::Internal, format!("cannot listen on {address}: {error}; choose another with --listen"))
-    })?;
-    let bound = listener.local_addr().map_err(Error::internal)?;
-    let connections = Connections::new(&app)?;
+    let (listener, bound) = listen(app.config.listen_address(), "--listen").await?;
+    let calls = match app.config.grpc_listen {
+        Some(address) => Some((listen(address, "--grpc-listen").await?, routes::grpc_router(app.clone())?)),
+        None => None,
+    };
+    let (connections, router) = (Connections::new(&app), routes::router(app.clone())?);
     tracing::info!(address = %bound, models = app.models.registry.ready().len(), "listening");
+    let accept_calls = async {
+        match calls {
+            Some(((listener, bound), router)) => {
+                tracing::info!(address = %bound, "listening for gRPC alone");
+                connections.accept(listener, &router).await;
+            }
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
-        () = connections.accept(listener) => {}
+        () = connections.accept(listener, &router) => {}
+        () = accept_calls => {}
         () = asked_to_end => {}
     }
     app.begin_draining();
@@ -41,9 +64,17 @@ pub async fn serve(app: Arc<App>, asked_to_end: impl Future<Output = ()>) -> Res
     Ok(())
 }
 
+async fn listen(address: SocketAddr, option: &str) -> Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind(address).await.map_err(|error| {
+        Error::new(ErrorCode::Internal, format!("cannot listen on {address}: {error}; choose another with {option}"))
+    })?;
+    let bound = listener.local_addr().map_err(Error::internal)?;
+    Ok((listener, bound))
+}
+
 /// The connections of this host, bounded in number, each bounded in the time it may take to ask something.
 struct Connections {
-    router: Router,
+    app: Arc<App>,
     builder: Builder<TokioExecutor>,
     /// Connections that may be open.
     places: Arc<Semaphore>,
@@ -51,24 +82,32 @@ struct Connections {
 }
 
 impl Connections {
-    fn new(app: &Arc<App>) -> Result<Connections> {
+    fn new(app: &Arc<App>) -> Connections {
         let limits = &app.config.limits;
-        // While telling HTTP/2 from HTTP/1 the builder waits without a timeout, and nothing here speaks HTTP/2 yet.
-        let mut builder = Builder::new(TokioExecutor::new()).http1_only();
+        let mut builder = Builder::new(TokioExecutor::new());
         builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.idle_timeout);
-        Ok(Connections {
-            router: routes::router(app.clone())?,
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_header_list_size(MAX_HEADER_BYTES)
+            .max_frame_size(MAX_FRAME_BYTES)
+            // A client that is gone without a word is noticed, and its place given to another.
+            .keep_alive_interval(limits.idle_timeout)
+            .keep_alive_timeout(limits.idle_timeout);
+        Connections {
+            app: app.clone(),
             builder,
             places: Arc::new(Semaphore::new(limits.max_connections as usize)),
             graceful: GracefulShutdown::new(),
-        })
+        }
     }
 
     /// Takes connections for as long as it is polled. Where all places are taken, clients wait in the listener's backlog.
-    async fn accept(&self, listener: TcpListener) {
+    async fn accept(&self, listener: TcpListener, router: &Router) {
         while let Ok(place) = self.places.clone().acquire_owned().await {
             match listener.accept().await {
-                Ok((stream, _)) => self.serve(stream, place),
+                Ok((stream, _)) => self.serve(stream, router.clone(), place),
                 Err(error) => {
                     tracing::warn!(%error, "a connection was not accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -77,17 +116,25 @@ impl Connections {
         }
     }
 
-    fn serve(&self, stream: TcpStream, place: OwnedSemaphorePermit) {
+    fn serve(&self, stream: TcpStream, router: Router, place: OwnedSemaphorePermit) {
         // Answers are written whole, so waiting to fill a packet only adds latency.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY was not set");
         }
-        let service = TowerToHyperService::new(self.router.clone());
-        let connection = self.builder.serve_connection(TokioIo::new(stream), service).into_owned();
-        let connection = self.graceful.watch(connection);
+        let (app, builder, watcher) = (self.app.clone(), self.builder.clone(), self.graceful.watcher());
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(error, "a connection ended early");
+            let idle_timeout = app.config.limits.idle_timeout;
+            let has_begun = tokio::select! {
+                biased;
+                begun = tokio::time::timeout(idle_timeout, begins(&stream)) => matches!(begun, Ok(Ok(()))),
+                // It has asked nothing yet.
+                () = app.drains() => false,
+            };
+            if has_begun {
+                let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+                if let Err(error) = watcher.watch(connection).await {
+                    tracing::debug!(error, "a connection ended early");
+                }
             }
             drop(place);
         });
@@ -100,6 +147,19 @@ impl Connections {
             Ok(()) => tracing::info!("drained: every request ended"),
             Err(_) => tracing::warn!("drain timeout: requests still running are cut off (--drain-timeout)"),
         }
+    }
+}
+
+/// Resolves when a connection has sent enough to tell HTTP/2 from HTTP/1, for which the builder would wait without a limit.
+async fn begins(stream: &TcpStream) -> std::io::Result<()> {
+    let mut first = [0; HTTP2_PREFACE.len()];
+    loop {
+        let length = stream.peek(&mut first).await?;
+        if length == 0 || length == first.len() || first[..length] != HTTP2_PREFACE[..length] {
+            return Ok(());
+        }
+        // What is there already makes the stream readable at once, so there is nothing to wait for but time.
+        tokio::time::sleep(PREFACE_PAUSE).await;
     }
 }
 

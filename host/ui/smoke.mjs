@@ -18,6 +18,7 @@ import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
 import { contract, drivePlugins, driveRemoval, hostile } from "./smoke-plugins.mjs";
+import { driveDocs } from "./smoke-docs.mjs";
 import { driveVersions } from "./smoke-versions.mjs";
 import { answerOf, failures, passed, step, textOf, visible } from "./smoke-steps.mjs";
 
@@ -265,6 +266,9 @@ async function drive(page, said, server, pictures, folder) {
   });
 
   await driveRemoval(page);
+
+  await page.setViewportSize({ width: 1280, height: 900 });
+  await driveDocs(page, server);
 
   await step(page, "Nothing broke the content policy or threw", async () => {
     assert.deepEqual(said.errors.filter((text) => /uncaught|Content Security Policy/i.test(text)), []);

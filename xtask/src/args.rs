@@ -13,8 +13,11 @@ Commands:
   serve [--debug] [-- ARGS]  Build all there is and run `model-nexus serve ARGS`. --debug: a build that compiles
                              sooner and serves slower
   test [-- ARGS]             What must pass before a change lands: format, clippy, tests, plugins in other languages, a
-                             new plugin from the template, a browser on the console. ARGS go to `cargo test
-                             --workspace`
+                             new plugin from the template, clients of others, a browser on the console. ARGS go to
+                             `cargo test --workspace`
+  clients [-- ARGS]          Only Triton's and KServe's Python clients against a host. ARGS go to pytest
+  schemathesis [-- ARGS]     Only requests made from /openapi.json against a host, and their answers against it. ARGS go
+                             to `schemathesis run`, as --include-path=/predict
   bench [-- ARGS]            Run the serving benchmark on a release build. ARGS go to the benchmark
   conformance [-- NAMES]     Send every model of the ONNX project's backend suite through a host, and compare with what
                              plain ONNX Runtime makes of it; some minutes. NAMES: only models whose names hold one
@@ -36,6 +39,8 @@ pub(crate) enum Command {
     Serve { debug: bool, args: Vec<String> },
     Test { args: Vec<String> },
     Bench { args: Vec<String> },
+    Clients { args: Vec<String> },
+    Schemathesis { args: Vec<String> },
     Conformance { names: Vec<String> },
     Bundle { out: Option<PathBuf> },
     Build { out: Option<PathBuf> },
@@ -59,6 +64,8 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Comma
         }
         "test" => Ok(Command::Test { args: passed_on(&rest) }),
         "bench" => Ok(Command::Bench { args: passed_on(&rest) }),
+        "clients" => Ok(Command::Clients { args: passed_on(&rest) }),
+        "schemathesis" => Ok(Command::Schemathesis { args: passed_on(&rest) }),
         "conformance" => Ok(Command::Conformance { names: passed_on(&rest) }),
         "bundle" => Ok(Command::Bundle { out: out_folder(&rest)? }),
         "build" => Ok(Command::Build { out: out_folder(&rest)? }),
@@ -105,6 +112,13 @@ mod tests {
         assert_eq!(parsed("serve --debug -- --port 9000").unwrap(), Command::Serve { debug: true, args });
         let help = Command::Serve { debug: false, args: vec!["--help".to_owned()] };
         assert_eq!(parsed("serve -- --help").unwrap(), help);
+    }
+
+    #[test]
+    fn clients_are_asked_for_one_by_one() {
+        let args = vec!["-k".to_owned(), "grpc".to_owned()];
+        assert_eq!(parsed("clients -- -k grpc").unwrap(), Command::Clients { args });
+        assert_eq!(parsed("schemathesis").unwrap(), Command::Schemathesis { args: Vec::new() });
     }
 
     #[test]

@@ -5,6 +5,7 @@
 mod args;
 mod browser;
 mod bundle;
+mod clients;
 mod conformance;
 mod error;
 mod guests;
@@ -14,16 +15,24 @@ mod onnx_runtime;
 mod plugins;
 mod process;
 mod project;
+mod python;
 mod steps;
 mod system;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use args::Command;
 use error::Result;
 use project::Project;
 use steps::Steps;
+
+/// A step that asks a host, with arguments of its own; answers why it was left out, if it was.
+type Asks = fn(&Project, &Path, &[String]) -> Result<Option<String>>;
+
+/// Steps that are commands of their own too.
+const ASKING: &str = "asking a host with the clients of Triton and KServe";
+const FUZZING: &str = "sending requests made from /openapi.json";
 
 fn main() -> ExitCode {
     let result = match args::parse(std::env::args().skip(1)) {
@@ -48,6 +57,10 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Serve { debug, args } => serve(debug, args),
         Command::Test { args } => test(args),
         Command::Bench { args } => bench(args),
+        Command::Clients { args } => against_a_host(ASKING, |project, library| clients::ask(project, library, &args)),
+        Command::Schemathesis { args } => {
+            against_a_host(FUZZING, |project, library| clients::fuzz(project, library, &args))
+        }
         Command::Conformance { names } => conformance(names),
         Command::Bundle { out } => bundle(out),
         Command::Build { out } => build(out),
@@ -69,7 +82,7 @@ fn serve(debug: bool, args: Vec<String>) -> Result<()> {
 
 fn test(args: Vec<String>) -> Result<()> {
     let project = Project::locate()?;
-    let mut steps = Steps::new(10);
+    let mut steps = Steps::new(12);
     steps.run("checking the format", || process::check(project.cargo().args(["fmt", "--all", "--", "--check"])))?;
     let library = ensure_bundle(&project, &mut steps, &project.bundle())?;
     steps.run("running clippy", || {
@@ -96,6 +109,11 @@ fn test(args: Vec<String>) -> Result<()> {
         process::check(&mut cargo)
     })?;
     steps.run("making, building and running a new plugin", || new_plugin::try_out(&project, &library))?;
+    for (step, run) in [(ASKING, clients::ask as Asks), (FUZZING, clients::fuzz)] {
+        if let Some(why) = steps.run(step, || run(&project, &library, &[]))? {
+            steps.skipped(why);
+        }
+    }
     let skipped = steps.run("smoke-testing the console in a browser", || browser::smoke_test(&project, &library))?;
     if let Some(why) = skipped {
         steps.skipped(why);
@@ -116,6 +134,19 @@ fn bench(args: Vec<String>) -> Result<()> {
         cargo.env("MODEL_NEXUS_BIN", project.host_binary(true));
         process::check(&mut cargo)
     })
+}
+
+/// Builds what a host needs, and runs one step against it.
+fn against_a_host(step: &str, run: impl FnOnce(&Project, &Path) -> Result<Option<String>>) -> Result<()> {
+    let project = Project::locate()?;
+    let mut steps = Steps::new(5);
+    let library = ensure_bundle(&project, &mut steps, &project.bundle())?;
+    steps.run("building the host (debug)", || project.build_host(false))?;
+    if let Some(why) = steps.run(step, || run(&project, &library))? {
+        steps.skipped(why);
+    }
+    steps.summary();
+    Ok(())
 }
 
 fn conformance(names: Vec<String>) -> Result<()> {
@@ -162,7 +193,7 @@ fn build(out: Option<PathBuf>) -> Result<()> {
 }
 
 /// The three steps every command shares. Answers where ONNX Runtime's shared library is.
-fn ensure_bundle(project: &Project, steps: &mut Steps, folder: &std::path::Path) -> Result<PathBuf> {
+fn ensure_bundle(project: &Project, steps: &mut Steps, folder: &Path) -> Result<PathBuf> {
     let library = steps.run("getting ONNX Runtime", || onnx_runtime::ensure(project))?;
     steps.run("building the plugins (wasm32-wasip2)", || plugins::build(project))?;
     steps.run("assembling the bundle", || bundle::assemble(project, folder))?;

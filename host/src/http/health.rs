@@ -48,6 +48,7 @@ pub async fn health(State(app): State<Arc<App>>) -> Response {
         None => json!({ "reachable": true }),
         Some(trouble) => json!({ "reachable": false, "error": trouble.error, "since": trouble.since }),
     };
+    let (offered, provider) = app.models.providers();
     let body = json!({
         "status": text,
         "version": env!("CARGO_PKG_VERSION"),
@@ -56,6 +57,8 @@ pub async fn health(State(app): State<Arc<App>>) -> Response {
         "store": store,
         "plugins_loaded": app.plugins.list().len(),
         "default_image_model": app.models.registry.default_image_model(),
+        "execution_provider": provider,
+        "execution_providers": offered,
         "skipped": skipped,
         "open_circuits": circuits,
     });
@@ -72,14 +75,18 @@ pub async fn metrics(State(app): State<Arc<App>>) -> Result<Response> {
     app.metrics.workers_busy.reset();
     for model in &models {
         let memory = app.metrics.model_memory.with_label_values(&[model.id(), model.version()]);
-        memory.set(count(app.models.memory_of(&model.info)));
+        memory.set(count(model.engine.memory_of(&model.info)));
         let waiting = app.metrics.queue_length.with_label_values(&[model.id(), model.version()]);
         waiting.set(count(model.workers.waiting() as u64));
         let busy = app.metrics.workers_busy.with_label_values(&[model.id(), model.version()]);
         busy.set(count(model.workers.busy() as u64));
     }
+    app.metrics.model_info.reset();
     app.metrics.circuit_open.reset();
     for model in &models {
+        let provider = &model.engine.session.provider;
+        let labels = [model.id(), model.version(), provider.kind.name(), provider.device()];
+        app.metrics.model_info.with_label_values(&labels).set(1);
         for (name, stage) in model.pipeline.stages() {
             let labels = [model.id(), model.version(), name.name(), &stage.binding.plugin().reference()];
             let is_open = stage.binding.circuit.open().is_some();

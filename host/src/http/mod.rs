@@ -1,6 +1,7 @@
-//! REST: each handler parses, calls, wraps. What is the same for all of them is here: request ids, errors, the log line.
+//! REST: each handler parses, calls, wraps. What is the same for all requests is here: request ids, errors, the log line.
 
 pub mod batch;
+pub mod engine;
 pub mod files;
 pub mod form;
 pub mod health;
@@ -9,9 +10,11 @@ pub mod json;
 pub mod linger;
 pub mod models;
 pub mod oip;
+pub mod openapi;
 pub mod pipeline;
 pub mod plugins;
 pub mod predict;
+pub mod rpc;
 pub mod traffic;
 pub mod ui;
 pub mod upload;
@@ -21,7 +24,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use axum::Json;
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::rejection::RawPathParamsRejection;
+use axum::extract::{MatchedPath, RawPathParams, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -31,6 +35,7 @@ use tracing::Instrument;
 use crate::app::App;
 use crate::config::to_usize;
 use crate::error::{Error, ErrorCode, Result};
+use crate::grpc;
 use crate::model::ModelVersion;
 use crate::pipeline::Trace;
 use crate::terms::{Priority, Terms};
@@ -106,20 +111,27 @@ pub async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Ne
         span: span.clone(),
         endpoint: request.extensions().get::<MatchedPath>().cloned(),
         method: known_method(request.method()),
+        is_call: rpc::is_call(request.headers()),
         observation,
         started: Instant::now(),
         outcome: None,
     };
     let mut response = next.run(request).instrument(span).await;
-    let error = response.extensions_mut().remove::<Error>();
+    let extensions = response.extensions_mut();
+    let error = extensions.remove::<Error>().or_else(|| grpc::error_in(extensions));
     if let Some(error) = &error {
-        response = render_error(error, &id, response);
+        response = match observed.is_call {
+            true => rpc::render(error, response),
+            false => render_error(error, &id, response),
+        };
     }
     observed.observation.add_headers(&mut response);
     if let Ok(value) = HeaderValue::from_str(&id.0) {
         response.headers_mut().insert(X_REQUEST_ID, value);
     }
-    observed.outcome = Some((response.status(), error));
+    // Every answer to a call is 200; the log and the metrics tell them apart as they tell apart requests over REST.
+    let status = error.as_ref().filter(|_| observed.is_call).map_or(response.status(), status_of);
+    observed.outcome = Some((status, error));
     response
 }
 
@@ -135,6 +147,8 @@ struct Observed {
     span: tracing::Span,
     endpoint: Option<MatchedPath>,
     method: &'static str,
+    /// Over gRPC.
+    is_call: bool,
     observation: Observation,
     started: Instant,
     outcome: Option<(StatusCode, Option<Error>)>,
@@ -231,16 +245,32 @@ fn render_error(error: &Error, id: &RequestId, bare: Response) -> Response {
     let mut headers = bare.into_parts().0.headers;
     headers.remove(header::CONTENT_LENGTH);
     let mut response = (status_of(error), headers, Json(body)).into_response();
-    if matches!(error.code, ErrorCode::Overloaded | ErrorCode::NotReady) {
-        // Whole seconds, and never at once.
-        let seconds = error.retry_after.map_or(0, |time| time.as_secs()).saturating_add(1);
+    if let Some(seconds) = error.retry_after_seconds() {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
 }
 
+/// Refuses a path whose parameters are no text, before axum does so in words of its own.
+pub async fn readable_path(
+    parameters: std::result::Result<RawPathParams, RawPathParamsRejection>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match parameters {
+        Err(RawPathParamsRejection::InvalidUtf8InPathParam(problem)) => {
+            Error::invalid_input(format!("the path {} is not readable: {}", request.uri().path(), problem.body_text()))
+                .into_response()
+        }
+        _ => next.run(request).await,
+    }
+}
+
 /// No such path.
 pub async fn not_found(request: Request) -> Error {
+    if rpc::is_call(request.headers()) {
+        return rpc::unknown(request.uri().path());
+    }
     Error::not_found(format!("there is nothing at {}; see the README for what there is", request.uri().path()))
 }
 

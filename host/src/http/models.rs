@@ -8,6 +8,7 @@ use axum::extract::{Query, State};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::engine::effective;
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::model::{DataFile, KnownVersion, Sidecar, StageBinding, State as VersionState, Traffic};
@@ -61,7 +62,7 @@ fn summary(app: &App, known: &KnownVersion, traffic: &Traffic) -> Value {
         "reason": reason(known),
         "uploaded_at": info.map(|info| info.uploaded_at),
         "size": info.map(|info| info.total_bytes()),
-        "memory_bytes": info.map(|info| app.models.memory_of(info)),
+        "memory_bytes": info.map(|info| memory_bytes(app, known, info)),
         "weight": traffic.weights.get(&known.version),
         "default": is_default(app, known),
     })
@@ -82,15 +83,19 @@ fn reason(known: &KnownVersion) -> Option<&str> {
 /// `{"model":{"id","name","version","path"},"info":{"inputs":[…],"outputs":[…]}}`, and beside `info`'s two what else the
 /// host knows of the version.
 pub fn describe(app: &App, known: &KnownVersion) -> Value {
-    let mut info = known.info.as_ref().map_or_else(|| json!({}), |sidecar| describe_sidecar(app, sidecar));
+    let mut info = known.info.as_ref().map_or_else(|| json!({}), |sidecar| describe_sidecar(sidecar));
+    info["memory"] = json!(known.info.as_ref().map(|sidecar| {
+        json!({ "bytes": memory_bytes(app, known, sidecar), "measured": sidecar.session_bytes.is_some() })
+    }));
     info["state"] = json!(known.state.name());
     info["reason"] = json!(reason(known));
     info["labels"] = json!(known.ready().map(|model| model.labels.len()));
     info["pipeline"] = pipeline(app, known);
+    info["engine"] = effective(app, known);
     json!({ "model": identity(app, known), "info": info })
 }
 
-fn describe_sidecar(app: &App, sidecar: &Sidecar) -> Value {
+fn describe_sidecar(sidecar: &Sidecar) -> Value {
     let metadata = &sidecar.metadata;
     let mut info = info_of(sidecar);
     info["ir_version"] = json!(metadata.ir_version);
@@ -110,8 +115,12 @@ fn describe_sidecar(app: &App, sidecar: &Sidecar) -> Value {
     info["uploaded_at"] = json!(sidecar.uploaded_at);
     let model = DataFile { path: "model.onnx".to_owned(), size: sidecar.size, sha256: sidecar.sha256.clone() };
     info["files"] = json!([&[model], sidecar.files.as_slice()].concat());
-    info["memory"] = json!({ "bytes": app.models.memory_of(sidecar), "measured": sidecar.session_bytes.is_some() });
     info
+}
+
+/// What a version takes of the memory that versions share, or would if it were loaded.
+fn memory_bytes(app: &App, known: &KnownVersion, info: &Sidecar) -> u64 {
+    known.ready().map_or_else(|| app.models.memory_of(info), |model| model.engine.memory_of(info))
 }
 
 fn identity(app: &App, known: &KnownVersion) -> Value {

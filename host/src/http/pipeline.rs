@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::json::read_object;
 use super::upload::MAX_PIPELINE;
 use super::{read_body, to_the_end};
 use crate::app::App;
@@ -38,7 +39,7 @@ struct PipelineJson {
 /// # Errors
 /// It is none, or has a null where the store cannot keep one.
 pub fn read_pipeline(json: &[u8]) -> Result<Pipeline> {
-    let read: PipelineJson = serde_json::from_slice(json).map_err(|error| {
+    let read: PipelineJson = read_object(json).map_err(|error| {
         Error::invalid_input(format!(
             "the pipeline is not readable: {error}; expected JSON such as \
              {{\"preprocess\": {{\"plugin\": \"tabular@0.1.0\", \"config\": {{}}, \"on_failure\": \"fail\"}}, \"postprocess\": …}}"

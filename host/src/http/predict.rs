@@ -189,12 +189,6 @@ fn json_field(body: &[u8], name: &str) -> Option<String> {
     Some(serde_json::from_str::<String>(value).unwrap_or_else(|_| value.to_owned()))
 }
 
-/// Where a request goes; one that names its version is not copied to a shadow.
-pub(super) fn target(app: &App, model: Arc<ModelVersion>, version: Option<&str>) -> Target {
-    let shadow = if version.is_none() { app.models.registry.shadow(model.id()) } else { None };
-    Target { model, shadow }
-}
-
 /// `loaded` is the version that the request came to, where it had to be loaded for it.
 fn parse_json(app: &App, asked: &Asked, loaded: Option<Arc<ModelVersion>>) -> std::result::Result<Parsed, Unparsed> {
     // Serde would take a list for the struct's fields in order.
@@ -237,7 +231,7 @@ fn parse_json(app: &App, asked: &Asked, loaded: Option<Arc<ModelVersion>>) -> st
             parameters: asked.parameters.clone(),
         }),
     };
-    Ok(Parsed { target: target(app, model, version), payload, rows: None })
+    Ok(Parsed { target: Target::of(app, model, version), payload, rows: None })
 }
 
 /// The tensors in the body of a request to a model; `None` where the body is the plugin's to read.
@@ -310,7 +304,7 @@ async fn raw_body(app: &App, asked: Asked) -> Result<Parsed> {
         Route::Ready(model) => model,
         Route::Cold(version) => app.models.ready_in_time(&version).await?,
     };
-    let target = target(app, model, version);
+    let target = Target::of(app, model, version);
     let Asked { content_type, body, parameters, .. } = asked;
     // A body with `model_id` in the query is JSON, whatever its client calls it.
     let content_type = if is_json(&content_type) { "application/json".to_owned() } else { content_type };

@@ -7,6 +7,7 @@ use axum::extract::{Path, Request, State};
 use bytesize::ByteSize;
 use serde_json::{Value, json};
 
+use super::json::read_object;
 use super::{read_body, to_the_end};
 use crate::app::App;
 use crate::config::to_usize;
@@ -24,7 +25,7 @@ pub async fn show(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result
 /// Sets the rule, from the next request on.
 pub async fn set(State(app): State<Arc<App>>, Path(id): Path<String>, request: Request) -> Result<Json<Value>> {
     let body = read_body(request.into_body(), to_usize(MAX_RULE), "64 KiB for a traffic rule").await?;
-    let rule: Traffic = serde_json::from_slice(&body).map_err(|error| {
+    let rule: Traffic = read_object(&body).map_err(|error| {
         Error::invalid_input(format!(
             "the traffic rule is not readable: {error}; expected JSON such as {{\"weights\": {{\"1\": 90, \"2\": 10}}, \
              \"sticky\": {{\"header\": \"x-user-id\"}}, \"shadow\": {{\"version\": \"3\", \"fraction\": 0.5}}}} or \

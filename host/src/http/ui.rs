@@ -1,4 +1,4 @@
-//! The web page, embedded in the binary.
+//! The web console and the page of the REST interface, embedded in the binary.
 
 use axum::extract::Path;
 use axum::http::header;
@@ -13,12 +13,14 @@ const CONTENT_SECURITY_POLICY: &str =
 const CSS: &str = "text/css; charset=utf-8";
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 
-/// What the page loads from `/ui/`: name, media type, text.
-const ASSETS: [(&str, &str, &str); 10] = [
+/// What the pages load from `/ui/`: name, media type, text.
+const ASSETS: [(&str, &str, &str); 12] = [
     ("style.css", CSS, include_str!("../../ui/style.css")),
     ("answer.js", JAVASCRIPT, include_str!("../../ui/answer.js")),
     ("app.js", JAVASCRIPT, include_str!("../../ui/app.js")),
     ("common.js", JAVASCRIPT, include_str!("../../ui/common.js")),
+    ("docs.css", CSS, include_str!("../../ui/docs.css")),
+    ("docs.js", JAVASCRIPT, include_str!("../../ui/docs.js")),
     ("health.js", JAVASCRIPT, include_str!("../../ui/health.js")),
     ("models.js", JAVASCRIPT, include_str!("../../ui/models.js")),
     ("pipeline.js", JAVASCRIPT, include_str!("../../ui/pipeline.js")),
@@ -27,13 +29,23 @@ const ASSETS: [(&str, &str, &str); 10] = [
     ("versions.js", JAVASCRIPT, include_str!("../../ui/versions.js")),
 ];
 
+/// The web console.
 pub async fn page() -> impl IntoResponse {
+    html(include_str!("../../ui/index.html"))
+}
+
+/// `/openapi.json` as a page.
+pub async fn docs() -> impl IntoResponse {
+    html(include_str!("../../ui/docs.html"))
+}
+
+fn html(text: &'static str) -> impl IntoResponse {
     let headers = [
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),
         (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
         (header::CACHE_CONTROL, "no-cache"),
     ];
-    (headers, include_str!("../../ui/index.html"))
+    (headers, text)
 }
 
 pub async fn asset(Path(name): Path<String>) -> Result<impl IntoResponse> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use chrono::Utc;
 
 use super::bind::describe;
+use super::engine::Engine;
 use super::model_toml::{Pipeline, StageBinding};
 use super::registry::{BoundPipeline, BoundStage, ModelVersion};
 use super::repository::Sidecar;
@@ -52,11 +53,13 @@ impl ModelVersion {
             uploaded_at: Utc::now(),
             files: Vec::new(),
             session_bytes: None,
+            batching: None,
             metadata,
         });
         let (serial, path) = (ModelVersion::next_serial(), file.display().to_string());
-        let pipeline = BoundPipeline::default();
-        Ok(ModelVersion { serial, info, path, inputs, labels, pipeline, workers: Arc::new(workers), memory: None })
+        let (pipeline, engine) = (BoundPipeline::default(), Engine::alone(limits));
+        let workers = Arc::new(workers);
+        Ok(ModelVersion { serial, info, path, inputs, labels, pipeline, engine, workers, memory: None })
     }
 
     /// Binds a plugin to all stages it has.

@@ -51,6 +51,7 @@ impl Models {
         let _change = self.changes.acquire().await.map_err(Error::internal)?;
         let serials =
             |versions: &[Arc<ModelVersion>]| -> Vec<u64> { versions.iter().map(|model| model.serial).collect() };
+        // Those that are loaded now: memory may have been needed for others meanwhile.
         let now = self.ready_of(id, version)?;
         let are_current = rebound.iter().all(|(model, _)| self.are_current(&model.pipeline));
         if serials(&now) != serials(&versions) || !are_current {
@@ -85,13 +86,6 @@ impl Models {
             }
         }
         Ok(loaded)
-    }
-
-    /// Those of them that are loaded now: memory may have been needed for others meanwhile.
-    fn ready_of(&self, id: &str, version: Option<&str>) -> Result<Vec<Arc<ModelVersion>>> {
-        let versions = self.registry.versions(id)?;
-        let named = versions.iter().filter(|known| version.is_none_or(|version| known.version == version));
-        Ok(named.filter_map(KnownVersion::ready).cloned().collect())
     }
 
     /// The versions with other plugins around them, bound and tried, but not serving yet.

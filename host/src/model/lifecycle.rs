@@ -75,6 +75,44 @@ impl Models {
         Ok(())
     }
 
+    /// Loads a model: versions that were unloaded, or could not serve, may be asked again. Answers when the one that requests
+    /// come to serves.
+    ///
+    /// # Errors
+    /// No such model, or that version cannot serve.
+    pub async fn load_model(&self, id: &str) -> Result<()> {
+        {
+            let _change = self.changes.acquire().await.map_err(Error::internal)?;
+            let versions = self.registry.versions(id)?;
+            let config = self.registry.config(id);
+            if versions.iter().any(|known| config.is_unloaded(&known.version)) {
+                self.change_config(id, |config| config.versions.values_mut().for_each(|own| own.unloaded = false))
+                    .await?;
+            }
+            for known in versions {
+                self.registry.change(&known.entry(), |known| {
+                    matches!(known.state, State::Unloaded | State::Failed(_)).then_some(State::Cold)
+                });
+            }
+        }
+        self.ready(&self.registry.find(id, None)?.entry()).await.map(drop)
+    }
+
+    /// Unloads all versions of a model until they are loaded again; requests under way end with them.
+    ///
+    /// # Errors
+    /// No such model.
+    pub async fn unload_model(&self, id: &str) -> Result<()> {
+        let _change = self.changes.acquire().await.map_err(Error::internal)?;
+        let versions = self.registry.versions(id)?;
+        self.change_config(id, |config| {
+            versions.iter().for_each(|known| config.version_mut(&known.version).unloaded = true);
+        })
+        .await?;
+        versions.iter().for_each(|known| self.let_go(&known.entry(), State::Unloaded, "operator"));
+        Ok(())
+    }
+
     /// Removes a version from the host and the store.
     ///
     /// # Errors

@@ -10,14 +10,16 @@ use tokio::sync::Semaphore;
 use super::StoreHealth;
 use super::admission::Admission;
 use super::archive::ArchiveLimits;
+use super::engine::Engine;
 use super::layout::VersionMarks;
 use super::memory::{Memory, Reserved};
+use super::provider::ExecutionProvider;
 use super::registry::{BoundPipeline, KnownVersion, Loading, ModelVersion, Registry, State};
 use super::repository::{Entry, Repository, RepositoryError, Sidecar};
-use super::runtime::{Runtime, SessionOptions};
+use super::runtime::Runtime;
 use super::spec::{InputSpec, input_specs, zeros};
-use super::worker::{WarmUp, WorkerLimits, Workers};
-use crate::config::{Config, EngineConfig, to_usize};
+use super::worker::{WarmUp, Workers};
+use crate::config::{Config, EngineConfig};
 use crate::error::{Error, ErrorCode, Result};
 use crate::metrics::Metrics;
 use crate::plugin::Plugins;
@@ -44,7 +46,7 @@ pub struct Models {
     /// Time that a golden request may take.
     pub(super) predict_timeout: Duration,
     pub(super) engine: EngineConfig,
-    runtime: Runtime,
+    pub(super) runtime: Runtime,
 }
 
 impl Models {
@@ -195,11 +197,12 @@ impl Models {
     async fn open_stored(&self, entry: &Entry) -> Result<ModelVersion> {
         let stored = self.repository.open(entry).await.map_err(for_operator)?;
         let stored = self.admitted(stored).await?;
-        let memory = self.make_room(entry, self.memory_of(&stored.sidecar)).await?;
-        let mut model = self.open(stored.sidecar, stored.path, stored.labels, stored.file).await?;
-        model.memory = Some(Arc::new(memory));
         // As the store has it: without it, or with an older one, the version would serve without its plugins.
         let config = self.repository.config(&entry.id).await.map_err(for_operator)?;
+        let engine = Engine::of(&self.engine, config.engine_of(&entry.version), &stored.sidecar);
+        let memory = self.make_room(entry, engine.memory_of(&stored.sidecar)).await?;
+        let mut model = self.open(stored.sidecar, stored.path, stored.labels, stored.file, engine).await?;
+        model.memory = Some(Arc::new(memory));
         model.pipeline = self.bind(config.pipeline_of(&entry.version), &model).await?;
         Ok(model)
     }
@@ -209,6 +212,7 @@ impl Models {
         let _change = self.changes.acquire().await.map_err(Error::internal)?;
         let config = self.repository.config(&entry.id).await.map_err(for_operator)?;
         let pipeline = config.pipeline_of(&entry.version);
+        model = self.with_current_engine(model, config.engine_of(&entry.version)).await?;
         if *pipeline != model.pipeline.configured || !self.are_current(&model.pipeline) {
             // Somebody changed it since it was bound.
             model.pipeline = self.bind(pipeline, &model).await?;
@@ -231,25 +235,31 @@ impl Models {
         path: String,
         labels: Vec<String>,
         file: PathBuf,
+        engine: Engine,
     ) -> Result<ModelVersion> {
         let inputs = input_specs(&info.metadata.inputs);
-        let workers = Arc::new(self.start_workers(&info, &inputs, file).await?);
+        let workers = Arc::new(self.start_workers(&info, &inputs, file, &engine).await?);
         let (serial, pipeline) = (ModelVersion::next_serial(), BoundPipeline::default());
-        Ok(ModelVersion { serial, info: Arc::new(info), path, inputs, labels, pipeline, workers, memory: None })
+        let info = Arc::new(info);
+        Ok(ModelVersion { serial, info, path, inputs, labels, pipeline, engine, workers, memory: None })
     }
 
-    async fn start_workers(&self, info: &Sidecar, inputs: &[InputSpec], file: PathBuf) -> Result<Workers> {
+    pub(super) async fn start_workers(
+        &self,
+        info: &Sidecar,
+        inputs: &[InputSpec],
+        file: PathBuf,
+        engine: &Engine,
+    ) -> Result<Workers> {
         let runtime = self.runtime.clone();
         let name = format!("{}@{}", info.id, info.version);
-        let limits = WorkerLimits {
-            instances: self.engine.instance_count(info.total_bytes()),
-            batch_rows: 1,
-            queue_capacity: self.engine.queue_capacity as usize,
-            output_bytes: to_usize(self.engine.max_output_bytes),
-        };
+        let (limits, options) = (engine.workers, engine.session.clone());
         let warm_up = zeros(inputs).map(|zeros| WarmUp::new(zeros, self.engine.warmup_runs)).transpose()?;
         let shared = warm_up.clone();
-        let start = move || Workers::start(&runtime, &file, &name, limits, &SessionOptions::default(), shared.as_ref());
+        let start = move || {
+            runtime.check(&options.provider)?;
+            Workers::start(&runtime, &file, &name, limits, &options, shared.as_ref())
+        };
         let mut start = tokio::task::spawn_blocking(start);
         let started = match tokio::time::timeout(self.predict_timeout, &mut start).await {
             Ok(started) => started,
@@ -262,13 +272,29 @@ impl Models {
         started.map_err(Error::internal)?
     }
 
-    /// Memory that a loaded version takes, in bytes: what a session took when it was admitted, for each worker, and the
-    /// files of weights beside the model, which are mapped once for all of them. What was not measured counts by its files.
+    /// How a version would be run if it were loaded now.
+    pub fn engine_of(&self, info: &Sidecar) -> Engine {
+        Engine::of(&self.engine, self.registry.config(&info.id).engine_of(&info.version), info)
+    }
+
+    /// Memory that a version takes when it is loaded, in bytes.
     pub fn memory_of(&self, info: &Sidecar) -> u64 {
-        let workers = self.engine.instance_count(info.total_bytes()) as u64;
-        let mapped = info.total_bytes().saturating_sub(info.size);
-        let session = info.session_bytes.unwrap_or(info.size);
-        session.saturating_mul(workers).saturating_add(mapped)
+        self.engine_of(info).memory_of(info)
+    }
+
+    /// The execution providers that ONNX Runtime's library offers, and the one that models run on where none is set.
+    pub fn providers(&self) -> (Vec<&'static str>, &ExecutionProvider) {
+        let offered = self.runtime.offered().iter().map(|kind| kind.name());
+        (offered.collect(), &self.engine.execution_provider)
+    }
+
+    /// Makes sure that models can run on what the host's options say.
+    ///
+    /// # Errors
+    /// What was asked for is missing.
+    pub async fn check_provider(&self, provider: &ExecutionProvider) -> Result<()> {
+        let (runtime, provider) = (self.runtime.clone(), provider.clone());
+        tokio::task::spawn_blocking(move || runtime.check(&provider)).await.map_err(Error::internal)?
     }
 
     /// Whether a version would fit without another being unloaded for it.

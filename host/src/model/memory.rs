@@ -54,6 +54,12 @@ impl Memory {
     }
 }
 
+impl Reserved {
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
 impl Drop for Reserved {
     fn drop(&mut self) {
         let mut taken = self.memory.taken();

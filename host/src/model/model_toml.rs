@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::engine::EngineOptions;
 use super::traffic::Traffic;
 
 /// `model.toml`: what is set for all versions of a model.
@@ -12,6 +13,8 @@ use super::traffic::Traffic;
 pub struct ModelConfig {
     #[serde(default, skip_serializing_if = "is_default")]
     pub pipeline: Pipeline,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub engine: EngineOptions,
     #[serde(default, skip_serializing_if = "is_default")]
     pub traffic: Traffic,
     /// The rule before, which a rollback brings back; `None` where there was no change yet.
@@ -29,6 +32,9 @@ pub struct VersionConfig {
     /// `None`: the pipeline of all versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pipeline: Option<Pipeline>,
+    /// `None`: the engine options of all versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<EngineOptions>,
     /// An operator unloaded it.
     #[serde(default, skip_serializing_if = "is_default")]
     pub unloaded: bool,
@@ -42,6 +48,11 @@ impl ModelConfig {
     /// The plugins around one version.
     pub fn pipeline_of(&self, version: &str) -> &Pipeline {
         self.versions.get(version).and_then(|version| version.pipeline.as_ref()).unwrap_or(&self.pipeline)
+    }
+
+    /// How one version is run.
+    pub fn engine_of(&self, version: &str) -> &EngineOptions {
+        self.versions.get(version).and_then(|version| version.engine.as_ref()).unwrap_or(&self.engine)
     }
 
     pub fn is_unloaded(&self, version: &str) -> bool {

@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 
+use super::engine::Engine;
 use super::layout::VersionMarks;
 use super::memory::Reserved;
 use super::model_toml::ModelConfig;
@@ -32,6 +33,7 @@ pub struct ModelVersion {
     pub inputs: Vec<InputSpec>,
     pub labels: Vec<String>,
     pub pipeline: BoundPipeline,
+    pub engine: Engine,
     pub workers: Arc<Workers>,
     /// What it takes of the memory that versions share; `None` for one that is not the host's.
     pub memory: Option<Arc<Reserved>>,

@@ -122,6 +122,7 @@ mod tests {
             uploaded_at: Utc::now(),
             files: Vec::new(),
             session_bytes: None,
+            batching: None,
             metadata,
         };
         repository.publish(&sidecar, Some(&Bytes::from_static(b"[]")), &folder).await

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::admission::Batching;
 use super::incoming::named_files;
 use super::labels;
 use super::layout::{CONFIG, LABELS, Layout, MODEL, Place, SIDECAR, Snapshot, TOMBSTONE};
@@ -58,6 +59,9 @@ pub struct Sidecar {
     /// Memory that one session of it took when it was admitted, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_bytes: Option<u64>,
+    /// Whether requests for it may be run together, as its admission found out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batching: Option<Batching>,
     #[serde(flatten)]
     pub metadata: ModelMetadata,
 }
@@ -516,6 +520,7 @@ async fn describe(entry: &Entry, file: &Path) -> Result<Sidecar> {
         uploaded_at: Utc::now(),
         files,
         session_bytes: None,
+        batching: None,
         metadata,
     })
 }

@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use super::layout::{Snapshot, VersionMarks};
 use super::load::Models;
 use super::model_toml::ModelConfig;
-use super::registry::{KnownVersion, State};
+use super::registry::{KnownVersion, ModelVersion, State};
 use super::repository::{Entry, RepositoryError};
 use crate::error::{Error, ErrorCode, Result};
 use crate::store::Mark;
@@ -178,6 +178,21 @@ impl Models {
         Ok(())
     }
 
+    /// The version as it serves now: loaded anew where other engine options are set for it.
+    async fn follow_engine(&self, model: &Arc<ModelVersion>, config: &ModelConfig) -> Arc<ModelVersion> {
+        let options = config.engine_of(model.version());
+        if *options == model.engine.configured {
+            return Arc::clone(model);
+        }
+        match self.with_engine(model, options).await {
+            Ok(model) => self.registry.insert(model),
+            Err(error) => {
+                tracing::error!(model = model.id(), version = model.version(), %error, "engine options not changed");
+                Arc::clone(model)
+            }
+        }
+    }
+
     async fn follow_config(&self, known: &KnownVersion, config: &ModelConfig) {
         let entry = known.entry();
         match (config.is_unloaded(&known.version), &known.state) {
@@ -192,6 +207,7 @@ impl Models {
                 tokio::spawn(async move { models.ready(&entry).await.ok() });
             }
             (false, State::Ready(model)) => {
+                let model = &self.follow_engine(model, config).await;
                 let pipeline = config.pipeline_of(&known.version);
                 if *pipeline == model.pipeline.configured {
                     return;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use chrono::Utc;
 
+use super::engine::Engine;
 use super::incoming::{CameAs, NewFiles, inspect};
 use super::load::Models;
 use super::model_toml::{ModelConfig, Pipeline, StageBinding};
@@ -91,6 +92,8 @@ impl Models {
         model.path = self.repository.write(&model.info, new.labels.as_ref(), new.files.folder()).await?;
         let _change = self.changes.acquire().await.map_err(Error::internal)?;
         let config = self.repository.config(&new.id).await?;
+        // Somebody may have changed them while the files were on their way.
+        model = self.with_current_engine(model, config.engine_of(&new.version)).await?;
         self.bind_to_current(&mut model, config.pipeline_of(&new.version)).await?;
         let model = self.registry.insert(model);
         tracing::info!(model = model.id(), version = model.version(), bytes = model.info.size, "model uploaded");
@@ -195,28 +198,34 @@ impl Models {
             size: files.size,
             uploaded_at: Utc::now(),
             files: files.data.clone(),
-            session_bytes: admitted.session_bytes,
+            session_bytes: admitted.seen.session_bytes,
+            batching: Some(admitted.batching),
             metadata: files.inspected.metadata.clone(),
         };
         let entry = Entry { id: new.id.clone(), version: new.version.clone() };
-        let memory = self.make_room(&entry, self.memory_of(&sidecar)).await?;
-        let mut model = self.open(sidecar, String::new(), class_labels, file).await?;
+        let config = self.repository.config(&new.id).await?;
+        let engine = Engine::of(&self.engine, config.engine_of(&new.version), &sidecar);
+        let memory = self.make_room(&entry, engine.memory_of(&sidecar)).await?;
+        let mut model = self.open(sidecar, String::new(), class_labels, file, engine).await?;
         model.memory = Some(Arc::new(memory));
         Ok(model)
     }
 
     /// A version of the store, tried as an upload is where it did not come by one: laid down by hand, or bundled.
     pub(super) async fn admitted(&self, mut stored: Stored) -> Result<Stored> {
-        if stored.sidecar.session_bytes.is_none() {
+        if !is_tried(&stored.sidecar) {
             let Sidecar { id, version, sha256, .. } = &stored.sidecar;
             let known = self.registry.find(id, Some(version)).ok().and_then(|known| known.info);
             // A store that cannot be written to does not remember.
-            stored.sidecar.session_bytes =
-                known.filter(|info| info.sha256 == *sha256).and_then(|info| info.session_bytes);
+            if let Some(known) = known.filter(|info| info.sha256 == *sha256) {
+                stored.sidecar.session_bytes = known.session_bytes;
+                stored.sidecar.batching.clone_from(&known.batching);
+            }
         }
-        if stored.sidecar.session_bytes.is_none() {
+        if !is_tried(&stored.sidecar) {
             let admitted = self.admission.admit(&stored.file, stored.sidecar.total_bytes()).await?;
-            stored.sidecar.session_bytes = admitted.session_bytes;
+            stored.sidecar.session_bytes = admitted.seen.session_bytes;
+            stored.sidecar.batching = Some(admitted.batching);
             self.repository.keep_sidecar(&stored.sidecar).await;
         }
         Ok(stored)
@@ -227,6 +236,11 @@ impl Models {
         self.registry.set_default_image_model(Some(id.to_owned()));
         Ok(())
     }
+}
+
+/// Whether all is known of a version that its admission finds out.
+fn is_tried(sidecar: &Sidecar) -> bool {
+    sidecar.session_bytes.is_some() && sidecar.batching.is_some()
 }
 
 /// What a model's file says of itself.

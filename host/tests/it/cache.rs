@@ -10,6 +10,7 @@ use crate::pictures::Pictures;
 use crate::support::{Host, bundle};
 
 const RUNS: &str = r#"model_inference_duration_seconds_count{model="iris",version="1"}"#;
+const HITS: &str = r#"nexus_cache_hits_total{model="iris",version="1"}"#;
 
 fn iris_request() -> Value {
     json!({ "model_id": "iris", "features": [5.1, 3.5, 1.4, 0.2] })
@@ -31,7 +32,7 @@ async fn the_second_time_is_a_hit_unless_the_client_wants_it_fresh() {
     let other = json!({ "model_id": "iris", "features": [5.1, 3.5, 1.4, 0.3] });
     assert_eq!(x_cache(&host, other, "max-age=0").await, "miss");
     assert_eq!(host.metric(RUNS).await, Some(3.0));
-    assert_eq!(host.metric("nexus_cache_hits_total").await, Some(1.0));
+    assert_eq!(host.metric(HITS).await, Some(1.0));
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 mod element;
 mod lists;
+mod object;
 mod read;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -9,6 +10,7 @@ mod tests;
 mod write;
 
 pub use lists::Text;
+pub use object::read_object;
 pub use read::{pairs_in_order, read_shaped, read_value};
 pub use write::{TensorData, ValueData, ValueJson};
 

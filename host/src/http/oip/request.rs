@@ -1,7 +1,7 @@
-//! An inference request: its JSON, and the tensors that follow it as bytes.
+//! An inference request: its JSON, and the tensors that follow it as bytes; or, raw, the bytes of the one input.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 
 use axum::http::HeaderMap;
 use bytes::Bytes;
@@ -9,25 +9,21 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::super::json::{Text, read_shaped};
-use super::answer::{Wanted, WantedOutput};
 use crate::error::{Error, Result};
 use crate::model::ModelVersion;
+use crate::oip::{Asked, Parameters, WantedOutput};
+use crate::pipeline;
 use crate::tensor::{DataType, Tensor};
-use crate::value::Value;
 
-/// Bytes of JSON before the tensors that follow it as bytes.
+/// Bytes of JSON before the tensors that follow it as bytes; 0: all is the one input's data.
 pub(super) const HEADER_LENGTH: &str = "inference-header-content-length";
 
-/// The body: its JSON, and what follows.
-pub(super) struct Head {
-    json: Bytes,
-    binary: Bytes,
-}
-
-/// What was asked.
-pub(super) struct Parsed {
-    pub(super) inputs: Vec<Value>,
-    pub(super) wanted: Wanted,
+/// A body as it came.
+pub(super) enum Body {
+    /// Its JSON, and what follows.
+    Json(Bytes, Bytes),
+    /// The one input's data, and nothing else.
+    Raw(Bytes),
 }
 
 #[derive(Deserialize)]
@@ -35,17 +31,11 @@ struct InferRequest<'j> {
     #[serde(borrow, default)]
     id: Option<Cow<'j, str>>,
     #[serde(default)]
-    parameters: RequestParameters,
+    parameters: Parameters,
     #[serde(borrow)]
     inputs: Vec<InputTensor<'j>>,
     #[serde(borrow, default)]
     outputs: Option<Vec<RequestedOutput<'j>>>,
-}
-
-#[derive(Deserialize, Default)]
-struct RequestParameters {
-    #[serde(default)]
-    binary_data_output: bool,
 }
 
 #[derive(Deserialize)]
@@ -65,6 +55,8 @@ struct InputTensor<'j> {
 struct InputParameters {
     #[serde(default)]
     binary_data_size: Option<usize>,
+    #[serde(default)]
+    content_type: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -80,88 +72,89 @@ struct OutputParameters {
     #[serde(default)]
     binary_data: Option<bool>,
     #[serde(default)]
-    classification: Option<u64>,
+    classification: usize,
 }
 
-impl Head {
+impl Body {
     /// # Errors
     /// The header that says where the JSON ends is no length within the body.
-    pub(super) fn split(headers: &HeaderMap, mut body: Bytes) -> Result<Head> {
-        let Some(length) = headers.get(HEADER_LENGTH) else { return Ok(Head { json: body, binary: Bytes::new() }) };
+    pub(super) fn split(headers: &HeaderMap, mut body: Bytes) -> Result<Body> {
+        let Some(length) = headers.get(HEADER_LENGTH) else { return Ok(Body::Json(body, Bytes::new())) };
         let length = length.to_str().ok().and_then(|length| length.parse().ok());
-        match length.filter(|length| (1..=body.len()).contains(length)) {
-            Some(length) => Ok(Head { binary: body.split_off(length), json: body }),
+        match length.filter(|length| *length <= body.len()) {
+            Some(0) => Ok(Body::Raw(body)),
+            Some(length) => {
+                let binary = body.split_off(length);
+                Ok(Body::Json(body, binary))
+            }
             None => Err(Error::invalid_input(format!(
-                "Inference-Header-Content-Length has to be the bytes of JSON that the body begins with, from 1 to {}",
+                "Inference-Header-Content-Length has to be the bytes of JSON that the body begins with, from 1 to {}, or 0 \
+                 where all of it is the one input's data",
                 body.len()
             ))),
         }
     }
 
     pub(super) fn byte_size(&self) -> usize {
-        self.json.len() + self.binary.len()
+        match self {
+            Body::Json(json, binary) => json.len() + binary.len(),
+            Body::Raw(data) => data.len(),
+        }
     }
 
     /// One of the request's parameters: a text, or any other value as it is written.
     pub(super) fn parameter(&self, name: &str) -> Option<String> {
         #[derive(Deserialize)]
-        struct Parameters<'j> {
+        struct WithParameters<'j> {
             #[serde(borrow)]
             parameters: BTreeMap<Cow<'j, str>, &'j RawValue>,
         }
-        let Parameters { parameters } = serde_json::from_slice(&self.json).ok()?;
+        let Body::Json(json, _) = self else { return None };
+        let WithParameters { parameters } = serde_json::from_slice(json).ok()?;
         let value = parameters.get(name)?.get();
         Some(serde_json::from_str::<String>(value).unwrap_or_else(|_| value.to_owned()))
     }
+
+    /// What is asked, and the request's own id, to be echoed.
+    ///
+    /// # Errors
+    /// No inference request, or tensors that are not what they say they are.
+    pub(super) fn parse(self, model: &ModelVersion) -> Result<(Option<String>, Asked)> {
+        match self {
+            Body::Json(json, binary) => parse_json(&json, binary),
+            Body::Raw(data) => {
+                let tensors = vec![raw_input(model, data)?];
+                // As Triton: who sends bytes alone gets bytes.
+                Ok((None, Asked { tensors, binary: true, ..Asked::default() }))
+            }
+        }
+    }
 }
 
-/// # Errors
-/// No inference request, or tensors that are not what they say they are.
-pub(super) fn parse(model: &ModelVersion, head: &Head) -> Result<Parsed> {
-    let text = Text::new(&head.json);
+fn parse_json(json: &[u8], binary: Bytes) -> Result<(Option<String>, Asked)> {
+    let text = Text::new(json);
     let request: InferRequest<'_> = serde_json::from_slice(text.json()).map_err(|error| {
         Error::invalid_input(format!(
             "the body is not an inference request: {error}; expected JSON such as \
              {{\"inputs\": [{{\"name\": \"X\", \"shape\": [1, 4], \"datatype\": \"FP32\", \"data\": [5.1, 3.5, 1.4, 0.2]}}]}}"
         ))
     })?;
-    let wanted = wanted(&request)?;
-    let tensors = read_tensors(&text, &request.inputs, head.binary.clone())?;
-    Ok(Parsed { inputs: put_together(model, tensors), wanted })
-}
-
-fn wanted(request: &InferRequest<'_>) -> Result<Wanted> {
-    let binary = request.parameters.binary_data_output;
-    // What comes twice is refused: an answer is as large as the model makes it, and not as often as it is asked for.
-    let names = request.outputs.iter().flatten().map(|output| output.name.as_ref());
-    let mut seen = HashSet::new();
-    if let Some(twice) = names.into_iter().find(|name| !seen.insert(*name)) {
-        return Err(Error::invalid_input(format!("output {twice} is asked for twice")));
-    }
-    let outputs = request.outputs.as_ref().map(|outputs| {
-        let outputs = outputs.iter().map(|output| {
-            if output.parameters.classification.is_some() {
-                let name = &output.name;
-                return Err(Error::invalid_input(format!("output {name}: `classification` is not offered here")));
-            }
-            let binary = output.parameters.binary_data.unwrap_or(binary);
-            Ok(WantedOutput { name: output.name.clone().into_owned(), binary })
-        });
-        outputs.collect::<Result<Vec<_>>>()
+    let as_bytes = request.parameters.flag("binary_data_output")?;
+    let tensors = read_tensors(&text, &request.inputs, binary)?;
+    let content_type = request.inputs.into_iter().find_map(|input| input.parameters.content_type);
+    let outputs = request.outputs.into_iter().flatten().map(|output| WantedOutput {
+        name: output.name.into_owned(),
+        classes: output.parameters.classification,
+        binary: output.parameters.binary_data.unwrap_or(as_bytes),
     });
-    let id = request.id.as_ref().map(|id| id.clone().into_owned());
-    Ok(Wanted { id, binary, outputs: outputs.transpose()? })
+    let asked =
+        Asked { tensors, content_type, outputs: outputs.collect(), parameters: request.parameters, binary: as_bytes };
+    Ok((request.id.map(Cow::into_owned), asked))
 }
 
-/// The tensors by their names, those that came as bytes in the order of the inputs.
-fn read_tensors(text: &Text<'_>, inputs: &[InputTensor<'_>], mut binary: Bytes) -> Result<HashMap<String, Tensor>> {
-    let mut tensors = HashMap::with_capacity(inputs.len());
-    for input in inputs {
-        let tensor = read_tensor(text, input, &mut binary)?;
-        if let Some(earlier) = tensors.insert(tensor.name.clone(), tensor) {
-            return Err(Error::invalid_input(format!("input {} came twice", earlier.name)));
-        }
-    }
+/// The tensors, those that came as bytes in the order of the inputs.
+fn read_tensors(text: &Text<'_>, inputs: &[InputTensor<'_>], mut binary: Bytes) -> Result<Vec<Tensor>> {
+    let tensors = inputs.iter().map(|input| read_tensor(text, input, &mut binary)).collect::<Result<_>>()?;
     if !binary.is_empty() {
         let left = binary.len();
         return Err(Error::invalid_input(format!("{left} bytes follow that no input's `binary_data_size` speaks of")));
@@ -189,9 +182,62 @@ fn read_tensor(text: &Text<'_>, input: &InputTensor<'_>, binary: &mut Bytes) -> 
     }
 }
 
-/// The model's inputs out of tensors. What is none of its inputs stays, for the check of all inputs to refuse.
-fn put_together(model: &ModelVersion, mut tensors: HashMap<String, Tensor>) -> Vec<Value> {
-    let mut inputs: Vec<Value> = model.inputs.iter().filter_map(|input| input.spec.take_from(&mut tensors)).collect();
-    inputs.extend(tensors.into_values().map(Value::Tensor));
-    inputs
+/// A whole body as the model's one input: how long its one open axis is, the number of bytes says. A text is one element,
+/// without its length before it.
+fn raw_input(model: &ModelVersion, data: Bytes) -> Result<Tensor> {
+    let input = pipeline::only_input(model).ok_or_else(|| {
+        Error::invalid_input(format!(
+            "a body without JSON (Inference-Header-Content-Length: 0) is the data of a model's one input; model {} has: {}",
+            model.id(),
+            pipeline::describe_inputs(model)
+        ))
+    })?;
+    let refused = || {
+        Error::invalid_input(format!(
+            "{} bytes without JSON (Inference-Header-Content-Length: 0) do not tell the shape of the input {} {}: at most \
+             one of its axes may be of any size, and BYTES has to be one element",
+            data.len(),
+            input.spec.name(),
+            input.spec
+        ))
+    };
+    let spec = input.spec.tensor().ok_or_else(refused)?;
+    let axes = spec.shape.as_deref().unwrap_or(&[-1]);
+    let Some(element) = spec.datatype.size() else {
+        let shape: Vec<usize> = axes.iter().map(|&size| usize::try_from(size).unwrap_or(1)).collect();
+        if shape.iter().any(|&size| size != 1) {
+            return Err(refused());
+        }
+        return Ok(Tensor::from_strings(spec.name.clone(), shape, vec![data])?);
+    };
+    let shape = shape_of(axes, element, data.len()).ok_or_else(refused)?;
+    Ok(Tensor::from_wire(spec.name.clone(), spec.datatype, shape, data)?)
+}
+
+/// The shape of so many bytes, where it can be told.
+fn shape_of(axes: &[i64], element: usize, bytes: usize) -> Option<Vec<usize>> {
+    let mut fixed = axes.iter().filter_map(|&size| usize::try_from(size).ok());
+    let fixed = fixed.try_fold(element, |bytes, size| bytes.checked_mul(size))?;
+    let open = axes.iter().filter(|&&size| size < 0).count();
+    let free = bytes.checked_div(fixed).unwrap_or(0);
+    let whole = if open == 1 { fixed.checked_mul(free)? } else { fixed };
+    (open <= 1 && whole == bytes).then(|| axes.iter().map(|&size| usize::try_from(size).unwrap_or(free)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shape_of;
+
+    #[test]
+    fn bytes_tell_the_shape_where_one_axis_is_open() {
+        assert_eq!(shape_of(&[-1, 4], 4, 32), Some(vec![2, 4]));
+        assert_eq!(shape_of(&[2, 4], 4, 32), Some(vec![2, 4]));
+        assert_eq!(shape_of(&[], 4, 4), Some(vec![]));
+        assert_eq!(shape_of(&[-1, 4], 4, 0), Some(vec![0, 4]));
+        assert_eq!(shape_of(&[-1, 4], 4, 33), None);
+        assert_eq!(shape_of(&[-1, -1], 4, 32), None);
+        assert_eq!(shape_of(&[2, 4], 4, 36), None);
+        assert_eq!(shape_of(&[-1, 0], 4, 4), None);
+        assert_eq!(shape_of(&[i64::MAX, i64::MAX], 4, 4), None);
+    }
 }

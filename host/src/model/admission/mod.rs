@@ -1,6 +1,7 @@
 //! Every new model is loaded and run once in a process of its own, within limits, before the host loads it: a file that
 //! makes ONNX Runtime abort, loop or eat memory ends that process and nothing else.
 
+mod batching;
 mod trial;
 
 use std::os::unix::process::ExitStatusExt;
@@ -16,13 +17,16 @@ use tokio::process::{Child, Command};
 use tokio::sync::Semaphore;
 
 use crate::config::{AdmissionConfig, OnnxRuntimeConfig, admission_environment};
-use crate::error::{Error, Result, shorten};
+use crate::error::{Error, ErrorCode, Result, shorten};
 
+pub use batching::Batching;
 pub use trial::run;
 
 /// A model may take that many times its own size, on top of what any may take: while it is loaded, its weights are there
 /// as protobuf, as tensors and in the forms that kernels prefer.
 const TIMES_ITS_SIZE: u64 = 4;
+/// What a model has to do within the limits to be let in.
+const FIRST_RUN: &str = "loading this model and one run";
 /// Most of what a trial writes that is read.
 const OUTPUT_BYTES: u64 = 64 << 10;
 
@@ -34,28 +38,38 @@ pub struct Admission {
     library: Option<PathBuf>,
 }
 
-/// What was seen of a model that may come in.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// A model that may come in.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admitted {
+    pub seen: Seen,
+    pub batching: Batching,
+}
+
+/// What was seen of one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
     /// Memory that one session took, its files' pages in the system's cache left out; `None` where the system does not say.
     pub session_bytes: Option<u64>,
     /// Why the run on zeros came to nothing: many a model takes no zeros, and serves.
     pub run_error: Option<String>,
 }
 
-/// What a trial says, a line of JSON each; the last one counts.
+/// What a trial says, a line of JSON each, in this order.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Report {
     Loading,
     Running,
     Refused { message: String },
-    Admitted(Admitted),
+    Admitted(Seen),
+    Batching(Batching),
 }
 
 /// How a trial's process ended.
 struct Ended {
     status: ExitStatus,
+    /// It was ended, after the time that a trial may take.
+    timed_out: bool,
     stdout: String,
     stderr: String,
 }
@@ -78,12 +92,7 @@ impl Admission {
         let memory = self.config.admission_memory_bytes.as_u64().saturating_add(bytes.saturating_mul(TIMES_ITS_SIZE));
         let mut child = self.command(model, memory)?.spawn().map_err(|error| cannot_try(&error))?;
         let limit = self.config.admission_timeout;
-        let ended = tokio::time::timeout(limit, end_of(&mut child)).await;
-        let Ok(ended) = ended else {
-            child.kill().await.map_err(Error::internal)?;
-            return Err(too_slow(limit));
-        };
-        let ended = ended.map_err(|error| cannot_try(&error))?;
+        let ended = end_of(&mut child, limit).await.map_err(|error| cannot_try(&error))?;
         ended.verdict(limit, memory)
     }
 
@@ -101,10 +110,19 @@ impl Admission {
     }
 }
 
-async fn end_of(child: &mut Child) -> std::io::Result<Ended> {
+async fn end_of(child: &mut Child, limit: Duration) -> std::io::Result<Ended> {
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let (stdout, stderr, status) = tokio::try_join!(read(stdout), read(stderr), child.wait())?;
-    Ok(Ended { status, stdout, stderr })
+    let end = async {
+        match tokio::time::timeout(limit, child.wait()).await {
+            Ok(status) => Ok((status?, false)),
+            Err(_) => {
+                child.kill().await?;
+                Ok((child.wait().await?, true))
+            }
+        }
+    };
+    let (stdout, stderr, (status, timed_out)) = tokio::try_join!(read(stdout), read(stderr), end)?;
+    Ok(Ended { status, timed_out, stdout, stderr })
 }
 
 /// What comes out of a pipe, up to a limit; what comes after it is dropped.
@@ -118,32 +136,54 @@ async fn read(pipe: Option<impl AsyncRead + Unpin>) -> std::io::Result<String> {
 
 impl Ended {
     fn verdict(&self, limit: Duration, memory: u64) -> Result<Admitted> {
-        let last = self.stdout.lines().rev().find_map(|line| serde_json::from_str(line).ok());
-        let doing = match last {
-            Some(Report::Admitted(admitted)) if self.status.success() => {
-                let error = admitted.run_error.as_deref().filter(|error| out_of_memory(error));
-                return error.map_or(Ok(admitted.clone()), |error| Err(too_large(memory).with_cause(error)));
+        let reports = self.stdout.lines().filter_map(|line| serde_json::from_str(line).ok());
+        let reports: Vec<Report> = reports.collect();
+        match reports.as_slice() {
+            [.., Report::Admitted(seen), Report::Batching(batching)] if self.status.success() => {
+                admitted(seen, batching.clone(), memory)
             }
-            Some(Report::Refused { message }) if self.status.success() && out_of_memory(&message) => {
-                return Err(too_large(memory).with_cause(message));
+            // What goes wrong with several rows is no reason to refuse a model that runs.
+            [.., Report::Admitted(seen)] | [.., Report::Admitted(seen), Report::Batching(_)] => {
+                let doing = "a run on several rows";
+                let why = self.error(doing, limit, memory);
+                let is_unknown = why.code == ErrorCode::Internal;
+                let reason = if is_unknown { format!("{doing} ended with {}", self.status) } else { why.message };
+                admitted(seen, Batching::off(reason), memory)
             }
-            Some(Report::Refused { message }) if self.status.success() => {
-                return Err(Error::invalid_input(shorten(message)));
+            [.., Report::Refused { message }] if self.status.success() && out_of_memory(message) => {
+                Err(too_large(FIRST_RUN, memory).with_cause(message))
             }
-            Some(Report::Running) => "a run of this model on zeros",
-            Some(Report::Loading) => "loading this model",
-            _ => return Err(cannot_try(&format!("it ended with {}: {}", self.status, self.stderr))),
-        };
-        Err(match self.status.signal() {
-            Some(signal) if signal == rustix::process::Signal::XCPU.as_raw() => too_slow(limit),
-            _ if out_of_memory(&self.stderr) => too_large(memory),
+            [.., Report::Refused { message }] if self.status.success() => {
+                Err(Error::invalid_input(shorten(message.clone())))
+            }
+            [.., Report::Running] => Err(self.error("a run of this model on zeros", limit, memory)),
+            [.., Report::Loading] => Err(self.error("loading this model", limit, memory)),
+            _ if self.timed_out => Err(too_slow(FIRST_RUN, limit)),
+            _ => Err(cannot_try(&format!("it ended with {}: {}", self.status, self.stderr))),
+        }
+    }
+
+    /// Why the process ended while it was at something.
+    fn error(&self, doing: &str, limit: Duration, memory: u64) -> Error {
+        let is_slow = |signal| signal == rustix::process::Signal::XCPU.as_raw();
+        match self.status.signal() {
+            _ if self.timed_out => too_slow(doing, limit),
+            Some(signal) if is_slow(signal) => too_slow(doing, limit),
+            _ if out_of_memory(&self.stderr) => too_large(doing, memory),
             _ if self.stderr.contains("has overflowed its stack") => {
                 Error::invalid_input(format!("{doing} takes more stack than a thread has: it is nested too deep"))
             }
             Some(signal) => Error::invalid_input(format!("{doing} ended ONNX Runtime with {}", signal_name(signal))),
             None => cannot_try(&format!("{doing} ended with {}", self.status)),
         }
-        .with_cause(shorten(self.stderr.clone())))
+        .with_cause(shorten(self.stderr.clone()))
+    }
+}
+
+fn admitted(seen: &Seen, batching: Batching, memory: u64) -> Result<Admitted> {
+    match seen.run_error.as_deref().filter(|error| out_of_memory(error)) {
+        Some(error) => Err(too_large(FIRST_RUN, memory).with_cause(error)),
+        None => Ok(Admitted { seen: seen.clone(), batching }),
     }
 }
 
@@ -154,16 +194,15 @@ fn out_of_memory(text: &str) -> bool {
         .any(|sign| text.contains(sign))
 }
 
-fn too_slow(limit: Duration) -> Error {
+fn too_slow(doing: &str, limit: Duration) -> Error {
     let limit = humantime::format_duration(limit);
-    Error::invalid_input(format!("loading this model and one run took more than {limit} (--admission-timeout)"))
+    Error::invalid_input(format!("{doing} took more than {limit} (--admission-timeout)"))
 }
 
-fn too_large(memory: u64) -> Error {
+fn too_large(doing: &str, memory: u64) -> Error {
     let memory = ByteSize(memory);
     Error::invalid_input(format!(
-        "loading this model and one run took more than {memory} of memory (--admission-memory-bytes, and \
-         {TIMES_ITS_SIZE} times the model's size)"
+        "{doing} took more than {memory} of memory (--admission-memory-bytes, and {TIMES_ITS_SIZE} times the model's size)"
     ))
 }
 

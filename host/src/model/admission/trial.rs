@@ -1,5 +1,5 @@
-//! The other side of admission, a process of its own: `model-nexus admit` loads a model, runs it once on zeros, and
-//! writes a line of JSON for each step.
+//! The other side of admission, a process of its own: `model-nexus admit` loads a model, runs it once on zeros and
+//! then on rows together and one by one, and writes a line of JSON for each step.
 
 use std::path::Path;
 use std::{fs, io, thread};
@@ -7,12 +7,13 @@ use std::{fs, io, thread};
 use ort::session::Session;
 use rustix::process::{Resource, Rlimit, Signal};
 
-use super::{Admitted, Report};
+use super::batching::{Batching, try_rows};
+use super::{Report, Seen};
 use crate::config::AdmitOptions;
 use crate::model::spec::{input_specs, zeros};
 use crate::model::worker;
 use crate::model::{Runtime, SessionOptions};
-use crate::onnx;
+use crate::onnx::{self, ModelMetadata};
 
 /// Less than the threads have that load and run models in the host: what fits here fits there.
 const STACK_BYTES: usize = 1536 << 10;
@@ -63,13 +64,17 @@ fn attempt(runtime: &Runtime, model: &Path) -> Result<Report, String> {
         }
     };
     say(&Report::Running)?;
-    let run_error = run_on_zeros(runtime, &mut session, model).err();
+    let metadata = onnx::read_file(model).map_err(|error| error.to_string());
+    let ran =
+        metadata.as_ref().map_err(String::clone).and_then(|metadata| run_on_zeros(runtime, &mut session, metadata));
     let session_bytes = private_bytes().zip(before).map(|(after, before)| after.saturating_sub(before));
-    Ok(Report::Admitted(Admitted { session_bytes, run_error }))
+    // From here on the model is in: what comes of the batch says no more than whether requests are run together.
+    say(&Report::Admitted(Seen { session_bytes, run_error: ran.err() }))?;
+    let tried = metadata.map(|metadata| try_rows(&metadata, |inputs| worker::run_once(runtime, &mut session, inputs)));
+    Ok(Report::Batching(tried.unwrap_or_else(Batching::off)))
 }
 
-fn run_on_zeros(runtime: &Runtime, session: &mut Session, model: &Path) -> Result<(), String> {
-    let metadata = onnx::read_file(model).map_err(|error| error.to_string())?;
+fn run_on_zeros(runtime: &Runtime, session: &mut Session, metadata: &ModelMetadata) -> Result<(), String> {
     let inputs = zeros(&input_specs(&metadata.inputs)).ok_or("its inputs are no tensors, or very large")?;
     worker::run_once(runtime, session, &inputs).map(|_| ()).map_err(|error| error.message)
 }

@@ -1,0 +1,208 @@
+//! An inference request and its answer, whichever way they travel.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::classification::classify;
+use super::parameters::Parameters;
+use crate::app::App;
+use crate::blocking::off_async_threads;
+use crate::error::{Error, Result};
+use crate::model::{ModelVersion, Route, Sticky};
+use crate::pipeline::{Answer, Payload, Trace};
+use crate::plugin;
+use crate::predict::{self, Target};
+use crate::tensor::{Data, Tensor};
+use crate::terms::Terms;
+use crate::value::Value;
+
+/// The name of the one input that a request to a preprocess plugin is.
+pub const RAW_REQUEST: &str = "request";
+/// The name of the one output that a postprocess plugin's answer is.
+const RESPONSE: &str = "response";
+/// As many tensors are put in order without a map of them.
+const FEW: usize = 32;
+
+/// What was asked of a model.
+#[derive(Debug, Default)]
+pub struct Asked {
+    /// Names as they came: they may be none of the model's, or come twice.
+    pub tensors: Vec<Tensor>,
+    /// The media type of the input `request`, where it says one.
+    pub content_type: Option<String>,
+    pub parameters: Parameters,
+    /// None: all of them.
+    pub outputs: Vec<WantedOutput>,
+    /// Whether outputs come as bytes where nothing else is said.
+    pub binary: bool,
+}
+
+#[derive(Debug)]
+pub struct WantedOutput {
+    pub name: String,
+    /// So many of the greatest values of each row, in place of the tensor; 0 for the tensor itself.
+    pub classes: usize,
+    pub binary: bool,
+}
+
+/// What was answered.
+#[derive(Debug)]
+pub struct Inferred {
+    pub outputs: Vec<Output>,
+    /// Whether the answer was in memory.
+    pub cached: bool,
+}
+
+#[derive(Debug)]
+pub struct Output {
+    pub tensor: Tensor,
+    /// Whether it is wanted as bytes.
+    pub binary: bool,
+    /// The media type of the output `response`.
+    pub content_type: Option<String>,
+}
+
+/// The version that a request comes to, loaded if it is not. `key` looks into the request for what its answers stick to.
+///
+/// # Errors
+/// No such model or version, or it cannot serve.
+pub async fn resolve(
+    app: &App,
+    id: &str,
+    version: Option<&str>,
+    key: impl FnOnce(&Sticky) -> Option<String>,
+) -> Result<Arc<ModelVersion>> {
+    match app.models.registry.route(id, version, key)? {
+        Route::Ready(model) => Ok(model),
+        Route::Cold(version) => app.models.ready_in_time(&version).await,
+    }
+}
+
+/// Runs a request on a model.
+///
+/// # Errors
+/// Inputs or outputs that are none of the model's, and whatever a prediction may end in.
+pub async fn infer(
+    app: &Arc<App>,
+    target: &Target,
+    asked: Asked,
+    mut terms: Terms,
+    trace: &mut Trace,
+) -> Result<Inferred> {
+    let Asked { tensors, content_type, parameters, outputs: wanted, binary } = asked;
+    parameters.apply(&mut terms)?;
+    check_wanted(&wanted)?;
+    let model = &target.model;
+    let payload = match raw_request(model, &tensors, content_type, &parameters)? {
+        Some(request) => Payload::Raw(request),
+        None => Payload::Tensors(put_together(model, tensors)?),
+    };
+    let prediction = predict::predict(app, target, payload, &terms, trace).await?;
+    let has_classes = wanted.iter().any(|output| output.classes > 0);
+    // Without classes nothing is looked into, however much there is.
+    let bytes = if has_classes { prediction.answer.byte_size() } else { 0 };
+    let (model, answer) = (Arc::clone(model), prediction.answer);
+    let outputs = off_async_threads(bytes, move || select(&model, answer, &wanted, binary)).await??;
+    Ok(Inferred { outputs, cached: prediction.cached })
+}
+
+/// What comes twice is refused: an answer is as large as the model makes it, and not as often as it is asked for.
+fn check_wanted(wanted: &[WantedOutput]) -> Result<()> {
+    let mut names: Vec<&str> = wanted.iter().map(|output| output.name.as_str()).collect();
+    names.sort_unstable();
+    match names.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => Err(Error::invalid_input(format!("output {} is asked for twice", pair[0]))),
+        None => Ok(()),
+    }
+}
+
+/// The request for the model's preprocess plugin, where the one input is that.
+fn raw_request(
+    model: &ModelVersion,
+    tensors: &[Tensor],
+    content_type: Option<String>,
+    parameters: &Parameters,
+) -> Result<Option<plugin::Request>> {
+    let is_the_models = || model.inputs.iter().any(|input| input.spec.name() == RAW_REQUEST);
+    let [tensor] = tensors else { return Ok(None) };
+    if tensor.name != RAW_REQUEST || model.pipeline.preprocess.is_none() || is_the_models() {
+        return Ok(None);
+    }
+    match &tensor.data {
+        Data::Strings(strings) if strings.len() == 1 => Ok(Some(plugin::Request {
+            content_type: content_type.unwrap_or_else(|| "application/json".to_owned()),
+            body: strings[0].clone(),
+            parameters: parameters.for_plugin(),
+        })),
+        _ => Err(Error::invalid_input(format!(
+            "input {RAW_REQUEST}: what the model's preprocess plugin reads is one element, BYTES[1]; {} came",
+            tensor.describe()
+        ))),
+    }
+}
+
+/// The model's inputs out of tensors, in the model's order, so that equal requests are found in memory. What is none of its
+/// inputs stays, for the check of all inputs to refuse.
+fn put_together(model: &ModelVersion, mut tensors: Vec<Tensor>) -> Result<Vec<Value>> {
+    let inputs = &model.inputs;
+    if tensors.len() <= FEW && inputs.iter().all(|input| input.spec.tensor().is_some()) {
+        let place = |name: &str| inputs.iter().position(|input| input.spec.name() == name).unwrap_or(inputs.len());
+        tensors.sort_by_key(|tensor| place(&tensor.name));
+        return Ok(tensors.into_iter().map(Value::Tensor).collect());
+    }
+    let mut by_name = HashMap::with_capacity(tensors.len());
+    for tensor in tensors {
+        if let Some(earlier) = by_name.insert(tensor.name.clone(), tensor) {
+            return Err(Error::invalid_input(format!("input {} came twice", earlier.name)));
+        }
+    }
+    let mut values: Vec<Value> = inputs.iter().filter_map(|input| input.spec.take_from(&mut by_name)).collect();
+    values.extend(by_name.into_values().map(Value::Tensor));
+    Ok(values)
+}
+
+/// The tensors that were asked for, by an output's name or by that of one of its tensors.
+fn select(model: &ModelVersion, answer: Arc<Answer>, wanted: &[WantedOutput], binary: bool) -> Result<Vec<Output>> {
+    let (values, content_type) = match Arc::unwrap_or_clone(answer) {
+        Answer::Outputs(values) => (values, None),
+        Answer::Response(response) => {
+            let body = Tensor::from_strings(RESPONSE.to_owned(), vec![1], vec![response.body])?;
+            (vec![Value::Tensor(body)], Some(response.content_type))
+        }
+    };
+    let output = |tensor: Tensor, binary: bool| Output { tensor, binary, content_type: content_type.clone() };
+    if wanted.is_empty() {
+        return Ok(tensors_of(values).into_iter().map(|tensor| output(tensor, binary)).collect());
+    }
+    let mut selected = Vec::with_capacity(wanted.len());
+    for WantedOutput { name, classes, binary } in wanted {
+        let tensors = match values.iter().find(|value| value.name() == name) {
+            Some(value) => value.to_tensors(),
+            None => {
+                let mut tensors = values.iter().flat_map(Value::to_tensors);
+                vec![tensors.find(|tensor| tensor.name == *name).ok_or_else(|| unknown(&values, name))?]
+            }
+        };
+        for tensor in tensors {
+            let tensor = if *classes > 0 { classify(&tensor, *classes, &model.labels)? } else { tensor };
+            selected.push(output(tensor, *binary));
+        }
+    }
+    Ok(selected)
+}
+
+fn tensors_of(values: Vec<Value>) -> Vec<Tensor> {
+    let mut tensors = Vec::with_capacity(values.len());
+    for value in values {
+        match value {
+            Value::Tensor(tensor) => tensors.push(tensor),
+            other => tensors.extend(other.to_tensors()),
+        }
+    }
+    tensors
+}
+
+fn unknown(values: &[Value], name: &str) -> Error {
+    let names: Vec<&str> = values.iter().map(Value::name).collect();
+    Error::invalid_input(format!("the model has no output {name:?}; its outputs: {}", names.join(", ")))
+}
