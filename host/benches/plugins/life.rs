@@ -21,7 +21,7 @@ pub async fn uploads_and_starts() {
     let wasm = component("image-classifier");
     let engine = Engine::new(Config::new().epoch_interruption(true)).unwrap();
     {
-        let server = Server::host_on(full.path());
+        let server = Server::host_on(full.path(), &[]);
         let client = Client::builder().no_proxy().build().unwrap();
         let mut uploaded = 0;
         let [upload, compile] = medians(PLUGINS, async |way| match way {
@@ -36,7 +36,7 @@ pub async fn uploads_and_starts() {
         let title = format!("upload of a {:.1} MB component to ready / its compilation", wasm.len() as f64 / 1e6);
         row(&title, upload, compile, "2");
     }
-    let [with, without] = medians(15, async |way| drop(Server::host_on([&full, &empty][way].path()))).await;
+    let [with, without] = medians(15, async |way| drop(Server::host_on([&full, &empty][way].path(), &[]))).await;
     row(&format!("start with {PLUGINS} plugins compiled before / with none"), with, without, "1.3");
 }
 

@@ -27,7 +27,7 @@ fn component(name: &str) -> Vec<u8> {
 }
 
 /// A plugin that does next to nothing.
-fn scaler() -> Vec<u8> {
+pub fn scaler() -> Vec<u8> {
     std::fs::read(fixture("plugins/contract-0.1.0.wasm")).unwrap()
 }
 

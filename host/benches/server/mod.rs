@@ -5,6 +5,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
+use reqwest::multipart::{Form, Part};
+
 /// A server as a process of its own, ended with this value.
 pub struct Server {
     child: Child,
@@ -22,16 +24,28 @@ impl Drop for Server {
 impl Server {
     /// The host as it ships: logs and metrics on.
     pub fn host() -> Server {
+        Server::host_with(&[])
+    }
+
+    /// The same with more options.
+    pub fn host_with(options: &[&str]) -> Server {
         let store = tempfile::tempdir().unwrap();
-        let mut server = Server::start(Server::command(store.path()));
+        let mut command = Server::command(store.path());
+        command.args(options);
+        let mut server = Server::start(command);
         server._store = Some(store);
         server
     }
 
+    /// The same on a store of the caller's.
+    pub fn host_in(store: &Path) -> Server {
+        Server::start(Server::command(store))
+    }
+
     /// The host on a store of the caller's, with no bundle.
-    pub fn host_on(store: &Path) -> Server {
+    pub fn host_on(store: &Path, options: &[&str]) -> Server {
         let mut command = Server::command(store);
-        command.env_remove("NEXUS_BUNDLE");
+        command.args(options).env_remove("NEXUS_BUNDLE");
         Server::start(command)
     }
 
@@ -42,26 +56,69 @@ impl Server {
     }
 
     fn start(command: Command) -> Server {
-        let (child, address) = started(command, |line| {
+        Server::started(command, |line| {
             let line: serde_json::Value = serde_json::from_str(line).unwrap();
             (line["message"] == "listening").then(|| line["address"].as_str().unwrap().to_owned())
-        });
+        })
+    }
+
+    /// A server that parses a JSON body and writes it again: the least that a JSON server does.
+    pub fn echo() -> Server {
+        Server::of_this_binary("--echo")
+    }
+
+    /// A server that reads an inference request and answers with what it came with.
+    pub fn grpc_echo() -> Server {
+        Server::of_this_binary("--grpc-echo")
+    }
+
+    /// A process that loads the bundled models and does nothing.
+    pub fn bare() -> Server {
+        Server::of_this_binary("--bare")
+    }
+
+    fn of_this_binary(argument: &str) -> Server {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.arg(argument);
+        Server::started(command, |line| Some(line.to_owned()))
+    }
+
+    /// Starts a server and reads its output until a line has the address; the rest is read and dropped, as a collector would.
+    fn started(mut command: Command, address: impl Fn(&str) -> Option<String>) -> Server {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let address = lines.by_ref().find_map(|line| address(&line)).expect("the server did not start");
+        thread::spawn(move || lines.for_each(drop));
         Server { child, address, _store: None }
     }
 
-    pub fn echo() -> Server {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.arg("--echo");
-        let (child, address) = started(command, |line| Some(line.to_owned()));
-        Server { child, address, _store: None }
+    /// Memory that is in use, in millions of bytes.
+    pub fn resident_megabytes(&self) -> f64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let kibibytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        kibibytes.trim().trim_end_matches(" kB").parse::<f64>().unwrap() * 1024.0 / 1e6
+    }
+
+    pub fn upload_plugin(&self, wasm: Vec<u8>) {
+        let form = Form::new().part("file", Part::bytes(wasm));
+        let url = format!("http://{}/plugins/upload", self.address);
+        answered(client().post(url).multipart(form));
+    }
+
+    pub fn put(&self, path: &str, body: &serde_json::Value) {
+        answered(client().put(format!("http://{}{path}", self.address)).json(body));
     }
 }
 
-/// Starts a server and reads its output until a line has the address; the rest is read and dropped, as a collector would.
-fn started(mut command: Command, address: impl Fn(&str) -> Option<String>) -> (Child, String) {
-    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-    let address = lines.by_ref().find_map(|line| address(&line)).expect("the server did not start");
-    thread::spawn(move || lines.for_each(drop));
-    (child, address)
+fn client() -> reqwest::Client {
+    reqwest::Client::builder().no_proxy().build().unwrap()
+}
+
+fn answered(request: reqwest::RequestBuilder) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let answer = request.send().await.unwrap();
+        let status = answer.status();
+        assert!(status.is_success(), "{status}: {}", answer.text().await.unwrap());
+    });
 }

@@ -95,10 +95,12 @@ impl Plan {
                 ValueSpec::Sequence { .. } => true,
                 _ => false,
             });
+        // Its admission tried that; a file that no host has taken in is its user's to judge.
+        let answers_rows = model.info.batching.as_ref().is_none_or(|batching| batching.ok);
         let way = match &model.pipeline {
             pipeline if pipeline.preprocess.is_some() => Way::Plugin,
             _ if inputs.is_empty() => Way::Json,
-            pipeline if are_open && pipeline.postprocess.is_none() => Way::Together,
+            pipeline if are_open && answers_rows && pipeline.postprocess.is_none() => Way::Together,
             _ => Way::OneByOne,
         };
         let bytes = inputs.iter().map(RowInput::row_bytes).sum::<usize>().max(1);

@@ -22,7 +22,7 @@ use crate::app::App;
 use crate::batch::{AnswerBytes, Batch, Feeder, Format, Limits, Outcome, Progress, ReadOptions, Runner, feed};
 use crate::config::to_usize;
 use crate::error::{Error, Result};
-use crate::model::{Route, Sticky};
+use crate::model::{Route, Sticky, WorkerLimits};
 use crate::predict::Target;
 
 #[derive(Deserialize)]
@@ -53,7 +53,7 @@ pub async fn batch(
         Route::Cold(version) => app.models.ready_in_time(&version).await?,
     };
     observation.serves(&model);
-    let limits = limits(&app, model.info.total_bytes());
+    let limits = limits(&app, &model.engine.workers);
     let (feeder, feed) = feed(limits.row_bytes);
     tokio::spawn(send_body(request.into_body(), feeder).in_current_span());
     let columns = parameters.columns.map(|names| names.split(',').map(|name| name.trim().to_owned()).collect());
@@ -107,12 +107,11 @@ impl http_body::Body for Answers {
     }
 }
 
-fn limits(app: &App, model_bytes: u64) -> Limits {
-    let engine = &app.config.engine;
+fn limits(app: &App, workers: &WorkerLimits) -> Limits {
     // Never more than a quarter of the places in the model's queue: the others are for requests that somebody waits for.
-    let most = (engine.queue_capacity as usize / 4).max(1);
+    let most = (workers.queue_capacity / 4).max(1);
     Limits {
-        in_flight: (engine.instance_count(model_bytes) + 1).min(most),
+        in_flight: (workers.instances + 1).min(most),
         row_bytes: to_usize(app.config.limits.max_body_bytes),
         file_bytes: app.config.limits.max_batch_bytes.as_u64(),
         scratch: app.models.scratch().to_owned(),

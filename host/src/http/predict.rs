@@ -221,7 +221,11 @@ fn parse_json(app: &App, asked: &Asked, loaded: Option<Arc<ModelVersion>>) -> st
     }
     if let Some(instances) = instances {
         let (values, rows) = instances::read(&model, &text, instances)?;
-        return Ok(Parsed { target: target(app, model, version), payload: Payload::Tensors(values), rows: Some(rows) });
+        return Ok(Parsed {
+            target: Target::of(app, model, version),
+            payload: Payload::Tensors(values),
+            rows: Some(rows),
+        });
     }
     let payload = match tensors_of(&model, &text, &parsed)? {
         Some(tensors) => Payload::Tensors(tensors),

@@ -1,0 +1,30 @@
+//! Two layers of 4096×4096, whose weights are read from memory once a run, however many rows it has.
+
+use std::path::Path;
+
+use super::{Bench, binary};
+use crate::server::Server;
+use crate::table::Row;
+
+const WIDTH: usize = 4096;
+
+pub fn run(bench: &Bench) {
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/models/mlp.onnx");
+    for rows in [1, 8] {
+        let runs = bench.in_process(&model, &[rows, WIDTH]);
+        bench.table.row(Row::new(format!("mlp: in-process loop, batch {rows}, rows"), "/s", runs * rows as f64));
+    }
+    let store = tempfile::tempdir().unwrap();
+    let folder = store.path().join("models/mlp/1");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::copy(model, folder.join("model.onnx")).unwrap();
+    let request = binary("mlp", "x", &[1, WIDTH], &[0.5; WIDTH]);
+    let measure = |options: &[&str]| {
+        let host = Server::host_on(store.path(), options);
+        bench.measure(&host, &request, 32)
+    };
+    let off = measure(&["--max-batch-size", "1"]);
+    let on = measure(&[]);
+    bench.table.row(bench.served("mlp: 32 clients, batching off", off));
+    bench.table.row(bench.served("mlp: 32 clients, batching on / off", on).beside(off.per_second).at_least(4.0));
+}
