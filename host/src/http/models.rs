@@ -84,10 +84,9 @@ fn reason(known: &KnownVersion) -> Option<&str> {
 /// host knows of the version.
 pub fn describe(app: &App, known: &KnownVersion) -> Value {
     let mut info = known.info.as_ref().map_or_else(|| json!({}), |sidecar| describe_sidecar(sidecar));
-    if let Some(sidecar) = &known.info {
-        let (bytes, measured) = (memory_bytes(app, known, sidecar), sidecar.session_bytes.is_some());
-        info["memory"] = json!({ "bytes": bytes, "measured": measured });
-    }
+    info["memory"] = json!(known.info.as_ref().map(|sidecar| {
+        json!({ "bytes": memory_bytes(app, known, sidecar), "measured": sidecar.session_bytes.is_some() })
+    }));
     info["state"] = json!(known.state.name());
     info["reason"] = json!(reason(known));
     info["labels"] = json!(known.ready().map(|model| model.labels.len()));

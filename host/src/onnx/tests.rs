@@ -126,6 +126,7 @@ fn the_sidecar_form_is_tidy_and_reads_back() {
             {"name": "output_probability", "kind": "sequence", "type_name": "seq(map(int64,tensor(float)))"},
         ],
         "metadata_props": [],
+        "steady": true,
     });
     assert_eq!(sidecar, expected);
     assert_eq!(serde_json::from_value::<ModelMetadata>(sidecar).unwrap(), metadata);

@@ -34,6 +34,8 @@ fn libraries_stay_in_their_rooms() {
         ("object_store::", &["store.rs", "store/"]),
         ("axum::", &["http/", "routes.rs", "server.rs"]),
         ("tonic", &["grpc/", "server.rs"]),
+        ("arrow_array::", &["batch/"]),
+        ("parquet::", &["batch/"]),
         ("std::env", &["config.rs"]),
         ("reqwest::", &["plugin/egress.rs", "client/", "main.rs"]),
     ] {
