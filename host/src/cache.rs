@@ -47,7 +47,8 @@ impl PredictionCache {
         compute: impl Future<Output = Result<Answer>>,
     ) -> Result<(Arc<Answer>, bool)> {
         let compute = async { compute.await.map(Arc::new) };
-        match self.answers.entry(key).or_try_insert_with(compute).await {
+        // Moka's future is large, and would be moved about with those of requests that go round the cache.
+        match Box::pin(self.answers.entry(key).or_try_insert_with(compute)).await {
             Ok(entry) => {
                 let cached = !entry.is_fresh();
                 Ok((entry.into_value(), cached))

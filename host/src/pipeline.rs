@@ -135,7 +135,8 @@ pub async fn run(model: &ModelVersion, payload: Payload, terms: &Terms, trace: &
     };
     let stage = &model.pipeline.preprocess;
     let stage = stage.as_ref().ok_or_else(|| Error::internal("a raw request without a preprocess plugin"))?;
-    let (tensors, instance) = match preprocess(model, stage, &request, trace).await {
+    // Large, and no part of requests to models without plugins.
+    let (tensors, instance) = match Box::pin(preprocess(model, stage, &request, trace)).await {
         Ok((tensors, instance)) => (tensors, Some(instance)),
         Err(error) => (go_around_preprocess(model, stage, &request, error, trace)?, None),
     };
@@ -203,7 +204,7 @@ async fn finish(
     trace: &mut Trace,
 ) -> Result<Answer> {
     let Some(stage) = &model.pipeline.postprocess else { return Ok(Answer::Outputs(outputs)) };
-    match postprocess(stage, instance, &outputs, trace).await {
+    match Box::pin(postprocess(stage, instance, &outputs, trace)).await {
         Ok(response) => Ok(Answer::Response(response)),
         Err(error) if may_bypass(stage, &error) => {
             tracing::warn!(model = model.id(), %error, "postprocess was bypassed");

@@ -103,7 +103,7 @@ async fn predict_in_time(
     }
     let (hashed, bytes) = (model.clone(), payload.byte_size());
     let (key, payload) = off_async_threads(bytes, move || (cache_key(&hashed, &payload), payload)).await?;
-    let work = pipeline::run(model, payload, terms, trace);
+    let work = Box::pin(pipeline::run(model, payload, terms, trace));
     let (answer, cached) = app.cache.get_or_compute(key, work).await?;
     let statistics = &model.workers.statistics;
     let (counter, tally) = match cached {

@@ -5,14 +5,15 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderName, HeaderValue, Method, header};
-use axum::middleware::{from_fn, from_fn_with_state, map_request};
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{any, delete, get, post};
-use tower_http::catch_panic::CatchPanicLayer;
+use tower::util::MapRequestLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
-use tower_http::timeout::RequestBodyTimeoutLayer;
 
 use crate::app::App;
 use crate::error::{Error, ErrorCode, Result};
+use crate::http::layers::{ReadPaths, ShareOrigins};
+use crate::http::observe::Observe;
 use crate::{grpc, http};
 
 /// All that is served: REST, and gRPC beside it.
@@ -33,11 +34,12 @@ pub fn grpc_router(app: Arc<App>) -> Result<Router> {
 
 /// Outermost: what answers below, a refused method or a panic too, is counted, logged and gets its request id.
 fn observed(router: Router<Arc<App>>, app: Arc<App>) -> Router {
-    router.layer(from_fn_with_state(app.clone(), http::observe)).with_state(app)
+    router.layer(Observe(app.clone())).with_state(app)
 }
 
 fn rest(app: &Arc<App>) -> Result<Router<Arc<App>>> {
     let cors = cors(&app.config.cors_allow_origins)?;
+    let pause = app.config.limits.body_idle_timeout;
     let router = Router::new()
         .route("/", get(http::ui::page))
         .route("/ui/{file}", get(http::ui::asset))
@@ -94,15 +96,13 @@ fn rest(app: &Arc<App>) -> Result<Router<Arc<App>>> {
         .method_not_allowed_fallback(http::method_not_allowed)
         // The outermost first; together, for each layer by itself costs every request a box.
         .layer((
-            cors,
-            CatchPanicLayer::custom(http::panicked),
-            // A client that is refused amid sending gets to read why.
-            map_request(http::linger::linger),
-            from_fn(http::readable_path),
-            // Handlers cap their bodies themselves, each by its own option.
-            DefaultBodyLimit::disable(),
-            // A client that stops sending does not hold its place for ever.
-            RequestBodyTimeoutLayer::new(app.config.limits.body_idle_timeout),
+            ShareOrigins(Arc::new(cors)),
+            ReadPaths,
+            MapRequestLayer::new(move |mut request| {
+                // Handlers cap their bodies themselves, each by its own option.
+                DefaultBodyLimit::disable().apply(&mut request);
+                http::body::watch(request, pause)
+            }),
         ));
     Ok(router)
 }
@@ -120,14 +120,14 @@ fn calls(app: &Arc<App>) -> Result<Router<Arc<App>>> {
         .route_service("/grpc.health.v1.Health/Watch", health)
         .route_service("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", grpc::reflection()?)
         .route_service("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", grpc::reflection_alpha()?);
-    let panics = || CatchPanicLayer::custom(http::panicked);
+    let pause = app.config.limits.body_idle_timeout;
     // A client that stops sending does not hold its place for ever; a stream may pause for as long as its client is there.
-    let idle = || RequestBodyTimeoutLayer::new(app.config.limits.body_idle_timeout);
+    let idle = || MapRequestLayer::new(move |request| http::body::watch_call(request, pause));
     let calls = infer
-        .layer((panics(), from_fn_with_state(app.clone(), http::rpc::prediction), idle()))
-        .merge(load.layer((panics(), from_fn_with_state(app.clone(), http::rpc::upload), idle())))
-        .merge(small.layer((panics(), from_fn(http::rpc::call), idle())))
-        .merge(streams.layer((panics(), from_fn(http::rpc::call))));
+        .layer((from_fn_with_state(app.clone(), http::rpc::prediction), idle()))
+        .merge(load.layer((from_fn_with_state(app.clone(), http::rpc::upload), idle())))
+        .merge(small.layer((from_fn(http::rpc::call), idle())))
+        .merge(streams.layer(from_fn(http::rpc::call)));
     Ok(calls)
 }
 

@@ -15,7 +15,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tonic::codegen::Service;
+use tower::Service;
 
 use crate::app::App;
 use crate::error::{Error, ErrorCode, Result};

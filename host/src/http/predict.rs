@@ -91,7 +91,7 @@ pub async fn predict(
 async fn parse(app: &Arc<App>, request: Request) -> Result<Parsed> {
     let content_type = media_type(request.headers());
     if content_type == "multipart/form-data" {
-        return parse_form(app, request).await;
+        return Box::pin(parse_form(app, request)).await;
     }
     let Query(parameters) = Query::<Vec<(String, String)>>::try_from_uri(request.uri())
         .map_err(|error| Error::invalid_input(format!("the query string is not readable: {error}")))?;
@@ -101,7 +101,7 @@ async fn parse(app: &Arc<App>, request: Request) -> Result<Parsed> {
     let is_object = asked.body.trim_ascii_start().first() == Some(&b'{');
     // What a plugin reads need not be an object.
     if !is_json(&asked.content_type) || (!is_object && asked.parameter("model_id").is_some()) {
-        return raw_body(app, asked).await;
+        return Box::pin(raw_body(app, asked)).await;
     }
     let asked = Arc::new(asked);
     match parse_off_async_threads(app, &asked, None).await? {
@@ -109,7 +109,7 @@ async fn parse(app: &Arc<App>, request: Request) -> Result<Parsed> {
         Err(Unparsed::Refused(error)) => Err(error),
         // Which datatypes it takes is known once it is loaded.
         Err(Unparsed::Cold(version)) => {
-            let model = app.models.ready_in_time(&version).await?;
+            let model = Box::pin(app.models.ready_in_time(&version)).await?;
             let parsed = parse_off_async_threads(app, &asked, Some(model)).await?;
             parsed.map_err(|unparsed| match unparsed {
                 Unparsed::Refused(error) => error,

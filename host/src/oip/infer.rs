@@ -74,7 +74,7 @@ pub async fn resolve(
 ) -> Result<Arc<ModelVersion>> {
     match app.models.registry.route(id, version, key)? {
         Route::Ready(model) => Ok(model),
-        Route::Cold(version) => app.models.ready_in_time(&version).await,
+        Route::Cold(version) => Box::pin(app.models.ready_in_time(&version)).await,
     }
 }
 
