@@ -1,5 +1,6 @@
 //! What one request goes through at a model: preprocess, inference, postprocess, and how long each of them took.
 
+use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 use serde::de::IgnoredAny;
@@ -110,10 +111,13 @@ impl Trace {
             ("infer", self.inference.map(|took| took.ran)),
             ("postprocess", self.postprocess.as_ref().map(StageTrace::computing)),
         ];
-        let steps = steps.into_iter().filter_map(|(name, time)| Some((name, time?)));
-        let steps: Vec<String> =
-            steps.map(|(name, time)| format!("{name};dur={:.3}", time.as_secs_f64() * 1e3)).collect();
-        steps.join(", ")
+        let mut header = String::with_capacity(64);
+        for (name, time) in steps.into_iter().filter_map(|(name, time)| Some((name, time?.as_micros()))) {
+            let comma = if header.is_empty() { "" } else { ", " };
+            // Writing to a string does not fail.
+            write!(header, "{comma}{name};dur={}.{:03}", time / 1000, time % 1000).unwrap_or_default();
+        }
+        header
     }
 }
 

@@ -8,8 +8,9 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::format::{JsonFields, Writer};
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormattedFields};
+use tracing_subscriber::field::RecordFields;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::config::LogFormat;
@@ -29,11 +30,22 @@ pub fn start(filter: &str, format: LogFormat) -> Result<WorkerGuard, String> {
     let (writer, guard) = writer.finish(BufWriter::with_capacity(64 << 10, stdout()));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     let started = match format {
-        LogFormat::Json => builder.fmt_fields(JsonFields::new()).event_format(JsonLine).try_init(),
+        LogFormat::Json => builder.fmt_fields(JsonPairs).event_format(JsonLine).try_init(),
         LogFormat::Text => builder.try_init(),
     };
     started.map_err(|error| error.to_string())?;
     Ok(guard)
+}
+
+/// A span's fields, written once when it begins: a JSON object without its closing brace.
+struct JsonPairs;
+
+impl<'writer> FormatFields<'writer> for JsonPairs {
+    fn format_fields<R: RecordFields>(&self, mut writer: Writer<'writer>, fields: R) -> fmt::Result {
+        let mut line = Line(Vec::with_capacity(128));
+        fields.record(&mut line);
+        writer.write_str(&String::from_utf8_lossy(&line.0))
+    }
 }
 
 /// `{"timestamp","level","target","request_id",…,"message",…}`: the fields of the spans around the event, then its own.
@@ -42,7 +54,7 @@ struct JsonLine;
 impl<S, N> FormatEvent<S, N> for JsonLine
 where
     S: Subscriber + for<'span> LookupSpan<'span>,
-    N: for<'writer> tracing_subscriber::fmt::FormatFields<'writer> + 'static,
+    N: for<'writer> FormatFields<'writer> + 'static,
 {
     fn format_event(&self, ctx: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let now = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
@@ -51,9 +63,8 @@ where
         line.entry("level", event.metadata().level().as_str());
         line.entry("target", event.metadata().target());
         for span in ctx.event_scope().into_iter().flatten() {
-            // Written as a JSON object when the span began.
             if let Some(fields) = span.extensions().get::<FormattedFields<N>>() {
-                line.entries(fields.fields.trim_start_matches('{').trim_end_matches('}'));
+                line.entries(fields.fields.trim_start_matches('{'));
             }
         }
         event.record(&mut line);

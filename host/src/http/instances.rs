@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use super::json::{Text, pairs_in_order, read_shaped, read_value};
 use super::predict::{Frame, only_or_first_input};
 use crate::batch;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shorten};
 use crate::model::{InputSpec, ModelVersion};
 use crate::pipeline::describe_inputs;
 use crate::tensor::Tensor;
@@ -42,6 +42,8 @@ fn by_name(model: &ModelVersion, text: &Text<'_>, items: &[&RawValue]) -> Result
         for (name, value) in pairs {
             let known = lists.iter().position(|(known, ..)| *known == name).unwrap_or(lists.len());
             if known == lists.len() {
+                // There are as many as the model has inputs, however many names come.
+                input_named(model, &name)?;
                 lists.push((name, String::from("["), 0));
             }
             let (name, list, rows) = &mut lists[known];
@@ -57,16 +59,20 @@ fn by_name(model: &ModelVersion, text: &Text<'_>, items: &[&RawValue]) -> Result
     }
     let values = lists.into_iter().map(|(name, mut list, rows)| {
         list.push(']');
-        let input = model.inputs.iter().find(|input| input.spec.name() == name).ok_or_else(|| {
-            let (id, inputs) = (model.id(), describe_inputs(model));
-            Error::invalid_input(format!("model {id} has no input {name:?}; its inputs: {inputs}"))
-        })?;
+        let input = input_named(model, &name)?;
         if rows != items.len() {
             return Err(Error::invalid_input(format!("input {name} is in {rows} of {} `instances`", items.len())));
         }
         read_rows(input, rows, &list)
     });
     values.collect()
+}
+
+fn input_named<'m>(model: &'m ModelVersion, name: &str) -> Result<&'m InputSpec> {
+    model.inputs.iter().find(|input| input.spec.name() == name).ok_or_else(|| {
+        let (id, inputs) = (model.id(), describe_inputs(model));
+        Error::invalid_input(format!("model {id} has no input {:?}; its inputs: {inputs}", shorten(name.to_owned())))
+    })
 }
 
 /// A list with an item for each row.

@@ -74,6 +74,7 @@ impl Queue {
         self.lock().idle
     }
 
+    /// Wakes no worker: either [`Queue::wake`] or [`Queue::take_waiting`] is to follow.
     pub(super) fn push(&self, job: Job, priority: Priority) -> std::result::Result<(), Refused> {
         let mut waiting = self.lock();
         if waiting.closed {
@@ -91,12 +92,20 @@ impl Queue {
             Priority::High => waiting.high.push_back(job),
             Priority::Normal => waiting.normal.push_back(job),
         }
-        let is_awaited = waiting.idle > 0;
-        drop(waiting);
+        Ok(())
+    }
+
+    /// A worker is to take what waits.
+    pub(super) fn wake(&self) {
+        let is_awaited = self.lock().idle > 0;
         if is_awaited {
             self.came.notify_one();
         }
-        Ok(())
+    }
+
+    /// As [`Queue::take`], where a job waits.
+    pub(super) fn take_waiting(&self, most_rows: usize) -> Option<Vec<Job>> {
+        self.lock().take(most_rows)
     }
 
     /// The next job, and others that can run with it, of no more than `most_rows` rows together. Waits for the first one

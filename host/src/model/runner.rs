@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ort::environment::Environment;
@@ -43,7 +43,13 @@ struct Run {
 
 /// By which a request and the run that it comes to be in know of one another.
 #[derive(Clone, Default)]
-pub(super) struct Ticket(Arc<OnceLock<Arc<Run>>>);
+pub(super) struct Ticket(Arc<Mutex<Option<Arc<Run>>>>);
+
+impl Ticket {
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<Run>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// Ends a run that nobody waits for any more: the clients went away, or the requests' time is up. ONNX Runtime stops
 /// between two operators. After the run it does nothing.
@@ -51,7 +57,7 @@ pub(super) struct EndOnDrop(pub(super) Ticket);
 
 impl Drop for EndOnDrop {
     fn drop(&mut self) {
-        let Some(run) = self.0.0.get() else { return };
+        let Some(run) = self.0.lock().take() else { return };
         if run.waiting.fetch_sub(1, Ordering::AcqRel) == 1
             && let Err(error) = run.options.terminate()
         {
@@ -73,6 +79,11 @@ impl Runner {
         Runner { environment: runtime.environment.clone(), session, output_bytes, statistics }
     }
 
+    /// Inputs that every request has to give.
+    pub(super) fn required_inputs(&self) -> usize {
+        self.session.inputs().len()
+    }
+
     pub(super) fn warm_up(&mut self, warm_up: &WarmUp, name: &str) {
         for _ in 0..warm_up.runs {
             let Runner { environment, session, .. } = self;
@@ -82,15 +93,6 @@ impl Runner {
                 return;
             }
         }
-    }
-
-    /// A run for a request that waited for nothing.
-    pub(super) fn run_alone(&mut self, inputs: &[Value], rows: usize) -> Result<Inference> {
-        let options = RunOptions::new().map_err(Error::internal)?;
-        let (outputs, times) = self.run(inputs, &options)?;
-        self.statistics.queue.add(Duration::ZERO);
-        self.statistics.ran(rows as u64, times);
-        Ok(Inference { outputs, took: InferenceTimes { queued: Duration::ZERO, ran: times.infer, batch_rows: rows } })
     }
 
     /// Runs jobs together, and answers each.
@@ -103,7 +105,12 @@ impl Runner {
             // One of them may be the reason; the others are not to suffer for it.
             Err(_) if jobs.len() > 1 => {
                 drop(in_span);
-                return jobs.into_iter().for_each(|job| self.run_together(vec![job]));
+                // Each is looked at when its turn comes: its client may have left during the others' runs.
+                return jobs.into_iter().for_each(|job| {
+                    if job.is_wanted() {
+                        self.run_together(vec![job])
+                    }
+                });
             }
             Err(error) => return jobs.into_iter().for_each(|job| job.answer(Err(error.clone()))),
         };
@@ -122,8 +129,11 @@ impl Runner {
             waiting: AtomicUsize::new(jobs.len()),
         });
         for job in jobs {
-            // One that is run again after a common run that failed keeps its first ticket, which ends nothing any more.
-            job.ticket.0.set(Arc::clone(&run)).ok();
+            *job.ticket.lock() = Some(Arc::clone(&run));
+            // A client that left just before found no run to end.
+            if !job.is_wanted() {
+                drop(EndOnDrop(job.ticket.clone()));
+            }
         }
         let rows: Vec<usize> = jobs.iter().map(|job| job.rows.unwrap_or(1)).collect();
         let (answers, mut times) = match jobs {

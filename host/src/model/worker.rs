@@ -1,7 +1,7 @@
 //! Threads that run a model, fed by one bounded queue.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, TryLockError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -42,6 +42,10 @@ pub struct Workers {
     limits: WorkerLimits,
     /// Each worker's own, lent to requests that find nobody else there.
     runners: Vec<Weak<Mutex<Runner>>>,
+    /// Runners that are lent at this moment.
+    lent: AtomicUsize,
+    /// Inputs of a request that may be run with others: those of which that was tried, which are those it has to give.
+    inputs: usize,
     pace: Pace,
 }
 
@@ -71,6 +75,8 @@ impl Workers {
             queue: Arc::clone(&queue),
             limits,
             runners: Vec::new(),
+            lent: AtomicUsize::new(0),
+            inputs: 0,
             pace: Pace::new(),
         };
         for index in 0..limits.instances {
@@ -78,6 +84,7 @@ impl Workers {
                 Error::invalid_input(format!("ONNX Runtime refuses this model: {}", error.message()))
             })?;
             let mut runner = Runner::new(runtime, session, limits.output_bytes, Arc::clone(&workers.statistics));
+            workers.inputs = runner.required_inputs();
             if let Some(warm_up) = warm_up {
                 runner.warm_up(warm_up, name);
             }
@@ -100,7 +107,8 @@ impl Workers {
 
     /// Workers that run something; all of them until they have begun.
     pub fn busy(&self) -> usize {
-        self.limits.instances.saturating_sub(self.queue.idle())
+        let instances = self.limits.instances;
+        (instances.saturating_sub(self.queue.idle()) + self.lent.load(Ordering::Relaxed)).min(instances)
     }
 
     /// Runs the model. Dropping the future abandons the job: a worker skips it if it has not begun, and ends it if nobody
@@ -110,7 +118,8 @@ impl Workers {
     /// The queue is full, or ONNX Runtime refuses the inputs.
     pub async fn infer(&self, inputs: Vec<Value>, terms: &Terms) -> Result<Inference> {
         let most_rows = self.limits.batch_rows;
-        let rows = if most_rows > 1 { rows_in(&inputs) } else { None };
+        let may_batch = most_rows > 1 && inputs.len() == self.inputs;
+        let rows = if may_batch { rows_in(&inputs) } else { None };
         match rows {
             Some(rows) if rows > most_rows => self.infer_in_parts(inputs, rows, terms).await,
             rows => self.infer_at_once(inputs, rows, terms).await,
@@ -118,14 +127,16 @@ impl Workers {
     }
 
     async fn infer_at_once(&self, inputs: Vec<Value>, rows: Option<usize>, terms: &Terms) -> Result<Inference> {
-        if let Some(answer) = self.infer_here(&inputs, rows.unwrap_or(1)) {
-            return answer;
-        }
+        let runs_here = self.is_quick_for(&inputs);
         let (reply, answer) = oneshot::channel();
         let ticket = Ticket::default();
         let _end = EndOnDrop(ticket.clone());
         let job = Job { inputs, rows, ticket, queued_at: Instant::now(), span: tracing::Span::current(), reply };
         self.queue.push(job, terms.priority).map_err(|refused| self.refusal(refused))?;
+        match runs_here {
+            true => self.run_here().await,
+            false => self.queue.wake(),
+        }
         let answer = answer.await.map_err(|_| Error::internal("the model's worker ended during the run"))?;
         if let Ok(inference) = &answer {
             self.pace.took(inference.took.ran);
@@ -133,12 +144,16 @@ impl Workers {
         answer
     }
 
-    /// Runs the model on this very thread, where it is free and known to take less time than waking another thread would.
-    fn infer_here(&self, inputs: &[Value], rows: usize) -> Option<Result<Inference>> {
+    /// Whether a run is known to take less time than waking another thread would.
+    fn is_quick_for(&self, inputs: &[Value]) -> bool {
         let is_small = || inputs.iter().map(Value::byte_size).sum::<usize>() <= SMALL_BYTES;
-        if !self.limits.steady || !self.pace.is_quick() || !is_small() || self.queue.len() > 0 {
-            return None;
-        }
+        self.limits.steady && self.pace.is_quick() && is_small()
+    }
+
+    /// Runs what waits on this very thread, after all that are about to ask have asked: they are run together. Whoever
+    /// comes first runs the others' requests too, and where no runner is free a worker does.
+    async fn run_here(&self) {
+        tokio::task::yield_now().await;
         let free = self.runners.iter().filter_map(Weak::upgrade);
         for runner in free {
             let mut runner = match runner.try_lock() {
@@ -146,12 +161,14 @@ impl Workers {
                 Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
                 Err(TryLockError::WouldBlock) => continue,
             };
-            let started = Instant::now();
-            let answer = runner.run_alone(inputs, rows);
-            self.pace.took(started.elapsed());
-            return Some(answer);
+            self.lent.fetch_add(1, Ordering::Relaxed);
+            if let Some(jobs) = self.queue.take_waiting(self.limits.batch_rows) {
+                runner.run_together(jobs);
+            }
+            self.lent.fetch_sub(1, Ordering::Relaxed);
+            return;
         }
-        None
+        self.queue.wake();
     }
 
     fn refusal(&self, refused: Refused) -> Error {

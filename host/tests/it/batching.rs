@@ -153,6 +153,26 @@ async fn a_run_that_everybody_left_is_ended() {
 }
 
 #[tokio::test]
+async fn a_common_run_that_everybody_left_is_ended_and_not_made_again_for_each() {
+    let workers = Arc::new(workers("slow", LIMITS));
+    let busy = occupy(&workers).await;
+    let together = [1.0, 2.0, 3.0].map(|n| {
+        let workers = Arc::clone(&workers);
+        tokio::spawn(async move { workers.infer(floats(&[n]), &terms()).await })
+    });
+    until(|| workers.waiting() == 3).await;
+    busy.abort();
+    until(|| workers.waiting() == 0).await;
+    for request in together {
+        request.abort();
+        assert!(request.await.unwrap_err().is_cancelled());
+    }
+    let answer = workers.infer(floats(&[4.0]), &terms()).await;
+    assert_eq!(numbers(answer), [100_004.0]);
+    assert_eq!(workers.statistics.executions(), 1);
+}
+
+#[tokio::test]
 async fn a_quick_model_that_nobody_else_asks_runs_where_it_is_asked() {
     let workers = workers("gather", WorkerLimits { steady: true, ..LIMITS });
     // Until it is known how long it takes, the workers run it.
@@ -166,7 +186,10 @@ async fn a_quick_model_that_nobody_else_asks_runs_where_it_is_asked() {
         let workers = &workers;
         async move { numbers(workers.infer(indices(&index), &terms()).await) }
     }));
+    let runs = workers.statistics.executions();
     assert_eq!(together.await, [[0.0, 1.0], [2.0, 3.0], [4.0, 5.0], [6.0, 7.0]]);
     assert_eq!(workers.statistics.inferences(), 204);
+    // Those that ask at the same time wait for one another, which costs none of them anything.
+    assert_eq!(workers.statistics.executions() - runs, 1);
     assert_eq!(workers.statistics.queue.count(), 204);
 }

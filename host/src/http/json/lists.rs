@@ -66,21 +66,21 @@ fn long_lists(json: &[u8]) -> Vec<(usize, &str)> {
             at = end;
             continue;
         }
-        // Numbers and lists of them have none of these.
-        let end = memchr3(b'"', b'{', b'}', &json[at..]).map_or(json.len(), |length| at + length);
-        let Some(last) = memrchr(b']', &json[at..end]) else {
+        // Looked at before anything is searched for, so that no byte is gone through for each list around it.
+        if json[..at].trim_ascii_end().last() != Some(&b':') {
             at += 1;
             continue;
-        };
-        let list = &json[at..=at + last];
-        let is_field = json[..at].trim_ascii_end().last() == Some(&b':');
-        let is_whole = memchr_iter(b'[', list).count() == memchr_iter(b']', list).count();
-        if is_field && is_whole && list.len() >= LONG {
-            lists.extend(std::str::from_utf8(list).ok().map(|list| (at, list)));
-            at += list.len();
-        } else {
-            at += 1;
         }
+        // Numbers and lists of them have none of these, nor is there a field before the next of them.
+        let end = memchr3(b'"', b'{', b'}', &json[at..]).map_or(json.len(), |length| at + length);
+        if let Some(last) = memrchr(b']', &json[at..end]) {
+            let list = &json[at..=at + last];
+            let is_whole = memchr_iter(b'[', list).count() == memchr_iter(b']', list).count();
+            if is_whole && list.len() >= LONG {
+                lists.extend(std::str::from_utf8(list).ok().map(|list| (at, list)));
+            }
+        }
+        at = end;
     }
     lists
 }
@@ -265,6 +265,16 @@ mod tests {
         for list in [format!("[[\"a\"],[{long}1],[3],\"b\"]"), format!("[{{\"a\":1}},[{long}2]]"), "[1,2]".to_owned()] {
             let json = format!("{{\"list\": {list}, \"after\": 1}}");
             assert_eq!(fields(&json), (json.len(), list, "1".to_owned()));
+        }
+    }
+
+    #[test]
+    fn lists_in_lists_are_gone_through_once_however_many_there_are() {
+        // Minutes, where each were looked into for itself.
+        for deep in ["[", "[1],"] {
+            let json = format!("{{\"list\": [{}", deep.repeat(2_000_000));
+            assert_eq!(long_lists(json.as_bytes()), []);
+            assert_eq!(long_lists(format!("[{json}").as_bytes()), []);
         }
     }
 

@@ -47,16 +47,11 @@ pub(super) fn try_rows(metadata: &ModelMetadata, mut run: impl FnMut(&[Value]) -
     tried.map_or_else(Batching::off, |()| Batching::works())
 }
 
-/// The inputs that a batch has rows in: all that have to be given, and of the others those that could be given so.
+/// The inputs that have to be given, each with rows. A request that gives others too is run by itself.
 fn inputs_with_rows(metadata: &ModelMetadata) -> std::result::Result<Vec<TensorSpec>, String> {
     let mut specs = Vec::new();
-    for input in &metadata.inputs {
-        match rows_of(input) {
-            Ok(spec) => specs.push(spec),
-            // A request that gives it is run by itself, since it does not have the others' rows.
-            Err(_) if input.optional => {}
-            Err(problem) => return Err(format!("input {} {problem}", input.name)),
-        }
+    for input in metadata.inputs.iter().filter(|input| !input.optional) {
+        specs.push(rows_of(input).map_err(|problem| format!("input {} {problem}", input.name))?);
     }
     if specs.is_empty() {
         return Err("it takes no input with a row for each request".to_owned());
