@@ -375,6 +375,21 @@ async fn messages_are_compressed_both_ways() {
 }
 
 #[tokio::test]
+async fn who_compresses_nothing_gets_answers_as_they_are() {
+    let (host, _store) = Host::with_iris(&[]).await;
+    // As clients in C++ and Python say with every call, whether they want it or not.
+    let client = GrpcInferenceServiceClient::new(channel(&host.url).await);
+    let mut client =
+        client.accept_compressed(CompressionEncoding::Deflate).accept_compressed(CompressionEncoding::Gzip);
+    let answer = client.model_infer(iris_request()).await.unwrap();
+    assert_eq!(answer.metadata().get("grpc-encoding"), None);
+    let answers = client.model_stream_infer(tokio_stream::iter([iris_request()])).await.unwrap();
+    assert_eq!(answers.metadata().get("grpc-encoding"), None);
+    let server = client.server_metadata(ServerMetadataRequest {}).await.unwrap();
+    assert_eq!(server.metadata().get("grpc-encoding"), None);
+}
+
+#[tokio::test]
 async fn models_come_along_with_their_load_and_go() {
     let (host, _store) = Host::with_iris(&[]).await;
     let mut client = client(&host).await;
