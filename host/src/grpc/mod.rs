@@ -157,7 +157,7 @@ impl GrpcInferenceService for Service {
         &self,
         request: Request<tonic::Streaming<ModelInferRequest>>,
     ) -> Answer<Self::ModelStreamInferStream> {
-        Ok(Response::new(stream::answers(&self.app, request)))
+        Ok(Response::new(stream::answers(&self.app, request)?))
     }
 
     async fn model_config(&self, request: Request<ModelConfigRequest>) -> Answer<ModelConfigResponse> {

@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::Response;
 
+use super::messages;
 use crate::app::App;
 use crate::error::{Error, ErrorCode, Result};
 use crate::grpc;
@@ -33,6 +34,12 @@ pub async fn prediction(State(app): State<Arc<App>>, mut request: Request, next:
         let limit = humantime::format_duration(app.config.limits.predict_timeout);
         Error::new(ErrorCode::RequestTimeout, format!("the message did not come within {limit} (--predict-timeout)"))
     })
+}
+
+/// Around streams of calls: one may be quiet for as long as its client is there, but not amid a message.
+pub async fn stream(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Result<Response> {
+    check(&mut request)?;
+    Ok(next.run(messages::watch(request, app.config.limits.body_idle_timeout)).await)
 }
 
 /// Around calls that may bring a model: one has its place before its message is read, and as long as an upload may take.
