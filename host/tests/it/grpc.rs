@@ -91,6 +91,9 @@ async fn server_and_models_say_what_they_are() {
     assert_eq!((&*config.backend, config.max_batch_size), ("onnxruntime", 0));
     assert_eq!((config.input[0].data_type(), &config.input[0].dims[..]), (DataType::TypeFp32, &[-1, 4][..]));
     assert_eq!(config.output[0].data_type(), DataType::TypeInt64);
+    let group = &config.instance_group[0];
+    assert_eq!((group.kind(), group.count, &group.gpus[..]), (model_instance_group::Kind::Cpu, 1, &[][..]));
+    assert_eq!(config.parameters["execution_provider"].string_value, "cpu");
 }
 
 #[tokio::test]

@@ -59,6 +59,11 @@ async fn server_and_models_say_what_they_are() {
     let get = async |path: &str| answer(host.get(path).await).await;
     let (status, server) = get("/v2").await;
     assert_eq!((status, &server["name"]), (200, &json!("model-nexus")));
+    assert_eq!(server["execution_provider"], "cpu");
+    assert!(server["execution_providers"].as_array().unwrap().contains(&json!("cpu")), "{server}");
+    let memory = get("/models/info?id=iris").await.1["info"]["memory"]["bytes"].clone();
+    let devices = json!([{ "execution_provider": "cpu", "device": "", "versions_loaded": 1, "memory_bytes": memory }]);
+    assert_eq!(server["devices"], devices);
     assert_eq!(get("/v2/health/live").await, (200, json!({ "live": true })));
     assert_eq!(get("/v2/health/ready").await, (200, json!({ "ready": true })));
     let expected = json!({
@@ -491,7 +496,12 @@ async fn configuration_and_statistics_are_in_tritons_words() {
             { "name": "label", "data_type": "TYPE_INT64", "dims": [-1] },
             { "name": "probabilities", "data_type": "TYPE_FP32", "dims": [-1, 3] },
         ],
+        "instance_group": [{ "name": "iris", "kind": "KIND_CPU", "count": 1, "gpus": [] }],
         "default_model_filename": "model.onnx",
+        "parameters": {
+            "execution_provider": { "string_value": "cpu" },
+            "max_batch_size": { "string_value": "64" },
+        },
     });
     assert_eq!((status, config), (200, expected));
     host.assert_serves().await;

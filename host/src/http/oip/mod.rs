@@ -28,8 +28,9 @@ use crate::predict::Target;
 /// The model that a path names, and the version if it names one.
 type Named = Path<Vec<(String, String)>>;
 
-pub async fn server() -> Json<Value> {
-    Json(json!({ "name": oip::NAME, "version": oip::VERSION, "extensions": oip::EXTENSIONS }))
+/// `{"name","version","extensions","execution_provider","execution_providers","devices":[{"execution_provider","device",…}]}`
+pub async fn server(State(app): State<Arc<App>>) -> Json<oip::ServerMetadata> {
+    Json(oip::server_metadata(&app))
 }
 
 pub async fn live() -> Json<Value> {
