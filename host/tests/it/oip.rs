@@ -206,6 +206,47 @@ async fn what_is_no_request_is_told_why() {
 }
 
 #[tokio::test]
+async fn an_output_that_is_none_is_refused_before_the_model_runs() {
+    let (host, _store) = host_with_add().await;
+    let inputs = ["left", "right"].map(|name| tensor(name, "FP32", &json!([1]), &json!([1])));
+    for name in ["product", "sum.0", "response"] {
+        let (status, refused) = host.infer("add", json!({ "inputs": inputs, "outputs": [{ "name": name }] })).await;
+        assert_eq!(status, 400, "{refused}");
+        assert!(error_message(&refused).contains("its outputs: sum"), "{refused}");
+    }
+    let statistics: Value = host.get("/v2/models/add/stats").await.json().await.unwrap();
+    let stats = &statistics["model_stats"][0];
+    assert_eq!((&stats["execution_count"], &stats["inference_stats"]["success"]["count"]), (&json!(0), &json!(0)));
+}
+
+#[tokio::test]
+async fn a_request_waits_for_a_cold_version_no_longer_than_it_says() {
+    let store = tempfile::tempdir().unwrap();
+    for id in ["a", "b"] {
+        let folder = store.path().join(format!("models/{id}/1"));
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("model.onnx"), iris()).unwrap();
+    }
+    let first = Host::start(store.path(), &[]).await;
+    let mut bytes = Vec::new();
+    for id in ["a", "b"] {
+        let info: Value = first.get(&format!("/models/info?id={id}")).await.json().await.unwrap();
+        bytes.push(info["info"]["memory"]["bytes"].as_u64().unwrap());
+    }
+    drop(first);
+    // Room for one, and a load that takes its time.
+    let limit = bytes.iter().max().unwrap().to_string();
+    let host = Host::start(store.path(), &["--max-loaded-bytes", &limit, "--warmup-runs", "1000"]).await;
+    let inputs = json!([tensor("X", "FP32", &json!([1, 4]), &json!([5.1, 3.5, 1.4, 0.2]))]);
+    let hurried = json!({ "inputs": inputs, "parameters": { "timeout": 1000 } });
+    let (status, refused) = host.infer("b", hurried).await;
+    assert_eq!((status, &refused["code"]), (503, &json!("not_ready")), "{refused}");
+    assert!(error_message(&refused).contains("is still loading"), "{refused}");
+    // It goes on loading, for those who wait.
+    assert_eq!(host.infer("b", json!({ "inputs": inputs })).await.0, 200);
+}
+
+#[tokio::test]
 async fn sequences_and_maps_are_tensors_on_the_wire() {
     let (host, _store) = Host::with_iris(&[]).await;
     for model in ["sequence-of-floats", "sequence-length", "map", "zipmap", "maybe"] {
@@ -264,7 +305,12 @@ async fn an_answer_that_is_a_plugins_is_one_output() {
     let (status, bound) = answer(response).await;
     assert_eq!(status, 200, "{bound}");
     let input = tensor("X", "FP32", &json!([1, 4]), &json!([6.3, 3.3, 6.0, 2.5]));
-    let (status, answer) = host.infer("iris", json!({ "inputs": [input] })).await;
+    let outputs = json!([{ "name": "label" }]);
+    let (status, refused) = host.infer("iris", json!({ "inputs": [input], "outputs": outputs })).await;
+    assert_eq!(status, 400);
+    assert!(error_message(&refused).contains("its outputs: response"), "{refused}");
+    let outputs = json!([{ "name": "response" }]);
+    let (status, answer) = host.infer("iris", json!({ "inputs": [input], "outputs": outputs })).await;
     assert_eq!(status, 200, "{answer}");
     let output = &answer["outputs"][0];
     assert_eq!(

@@ -101,7 +101,7 @@ pub async fn infer(
     request: Request,
 ) -> Result<Response> {
     let _permit = app.admit_prediction()?;
-    let terms = terms(&app, request.headers())?;
+    let mut terms = terms(&app, request.headers())?;
     let (parts, body) = request.into_parts();
     let body = prediction_body(&app, body).await?;
     let body = coding::decode(&app, &parts.headers, body).await?;
@@ -110,7 +110,8 @@ pub async fn infer(
         Sticky::Header(name) => parts.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned),
         Sticky::Field(name) => body.parameter(name),
     };
-    let model = oip::resolve(&app, model_of(&named), version_of(&named), key).await?;
+    let timeout = || body.parameter("timeout");
+    let model = oip::resolve(&app, model_of(&named), version_of(&named), &mut terms, key, timeout).await?;
     observation.serves(&model);
     let parsing = Arc::clone(&model);
     let (id, asked) = off_async_threads(body.byte_size(), move || body.parse(&parsing)).await??;
