@@ -242,6 +242,10 @@ async fn a_request_waits_for_a_cold_version_no_longer_than_it_says() {
     let (status, refused) = host.infer("b", hurried).await;
     assert_eq!((status, &refused["code"]), (503, &json!("not_ready")), "{refused}");
     assert!(error_message(&refused).contains("is still loading"), "{refused}");
+    let predict = host.client.post(format!("{}/predict", host.url)).header("x-timeout-ms", "1");
+    let asked = json!({ "model_id": "b", "features": [5.1, 3.5, 1.4, 0.2] });
+    let (status, refused) = answer(predict.json(&asked).send().await.unwrap()).await;
+    assert_eq!(status, 503, "{refused}");
     // It goes on loading, for those who wait.
     assert_eq!(host.infer("b", json!({ "inputs": inputs })).await.0, 200);
 }
