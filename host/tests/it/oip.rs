@@ -463,7 +463,7 @@ async fn requests_and_answers_are_compressed_where_their_client_wants_it() {
 
 #[tokio::test]
 async fn models_come_along_with_their_load_and_go() {
-    let (host, _store) = Host::with_iris(&[]).await;
+    let (host, _store) = Host::with_iris(&["--max-body-bytes", "1MiB"]).await;
     // As the clients send it: no Content-Type, and often no body.
     let post = async |path: &str, body: Value| {
         let body = if body.is_null() { String::new() } else { body.to_string() };
@@ -511,6 +511,10 @@ async fn models_come_along_with_their_load_and_go() {
         assert_eq!(actual, status, "{refused}");
         assert!(error_message(&refused).contains(expected), "{refused}");
     }
+    let large = json!({ "parameters": { "file:2/model.onnx": "A".repeat(2 << 20) } });
+    let (status, refused) = post("models/rose/load", large).await;
+    assert_eq!(status, 413);
+    assert!(error_message(&refused).contains("(--max-body-bytes); a larger model comes by POST"), "{refused}");
     for (path, body) in [("index", json!([1])), ("models/rose/unload", json!({ "parameters": 1 }))] {
         assert_eq!(post(path, body).await.0, 400, "{path}");
     }
