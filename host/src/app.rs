@@ -21,6 +21,8 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     /// Predictions that may be in progress.
     predictions: Arc<Semaphore>,
+    /// Streams of predictions that may be open, as many as predictions: of each a message may be on its way into memory.
+    streams: Arc<Semaphore>,
     /// Batches that may be in progress.
     batches: Arc<Semaphore>,
     /// Uploads that may be in progress.
@@ -68,6 +70,7 @@ impl App {
         Ok(App {
             cache: PredictionCache::new(&config.cache),
             predictions: Arc::new(Semaphore::new(config.limits.max_predictions as usize)),
+            streams: Arc::new(Semaphore::new(config.limits.max_predictions as usize)),
             batches: Arc::new(Semaphore::new(config.limits.max_batches as usize)),
             uploads: Arc::new(Semaphore::new(config.limits.max_uploads as usize)),
             shadows: Arc::new(Semaphore::new(config.engine.max_shadows as usize)),
@@ -90,6 +93,17 @@ impl App {
                 ErrorCode::Overloaded,
                 format!("{limit} predictions are in progress (--max-predictions); try again"),
             )
+        })
+    }
+
+    /// Leave to keep one stream of predictions open, held until it ends.
+    ///
+    /// # Errors
+    /// As many as allowed are open.
+    pub fn admit_stream(&self) -> Result<OwnedSemaphorePermit> {
+        let limit = self.config.limits.max_predictions;
+        self.streams.clone().try_acquire_owned().map_err(|_| {
+            Error::new(ErrorCode::Overloaded, format!("{limit} streams are open (--max-predictions); try again"))
         })
     }
 

@@ -164,7 +164,7 @@ pub struct LimitsConfig {
     #[arg(long, env = "NEXUS_IDLE_TIMEOUT", default_value = "75s", value_parser = humantime::parse_duration)]
     pub idle_timeout: Duration,
 
-    /// Predictions in progress at once; past it the answer is 503.
+    /// Predictions in progress at once, and streams of them open at once; past it the answer is 503.
     #[arg(long, env = "NEXUS_MAX_PREDICTIONS", default_value_t = 512, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_predictions: u32,
 
@@ -184,7 +184,8 @@ pub struct LimitsConfig {
     #[arg(long, env = "NEXUS_MAX_BATCH_BYTES", default_value = "4GiB", value_name = "BYTES")]
     pub max_batch_bytes: ByteSize,
 
-    /// Time a client may pause amid sending a body, past which the answer is 408, or amid taking the answers of a batch.
+    /// Time a client may pause amid sending a body, or a message of a stream, past which the answer is 408, or amid taking the
+    /// answers of a batch or a stream.
     #[arg(long, env = "NEXUS_BODY_IDLE_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration)]
     pub body_idle_timeout: Duration,
 

@@ -114,20 +114,21 @@ fn calls(app: &Arc<App>) -> Result<Router<Arc<App>>> {
     let load = Router::new().route_service(grpc::LOAD, service.clone());
     let small = grpc::SMALL.into_iter().fold(Router::new(), |router, path| router.route_service(path, small.clone()));
     let health = grpc::health(app.clone());
-    let streams = Router::new()
-        .route_service(grpc::STREAM, service)
+    let stream = Router::new().route_service(grpc::STREAM, service);
+    let others = Router::new()
         .route_service("/grpc.health.v1.Health/Check", health.clone())
         .route_service("/grpc.health.v1.Health/Watch", health)
         .route_service("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", grpc::reflection()?)
         .route_service("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", grpc::reflection_alpha()?);
     let pause = app.config.limits.body_idle_timeout;
-    // A client that stops sending does not hold its place for ever; a stream may pause for as long as its client is there.
+    // A client that stops sending does not hold its place for ever.
     let idle = || MapRequestLayer::new(move |request| http::body::watch_call(request, pause));
     let calls = infer
         .layer((from_fn_with_state(app.clone(), http::rpc::prediction), idle()))
         .merge(load.layer((from_fn_with_state(app.clone(), http::rpc::upload), idle())))
         .merge(small.layer((from_fn(http::rpc::call), idle())))
-        .merge(streams.layer(from_fn(http::rpc::call)));
+        .merge(stream.layer(from_fn_with_state(app.clone(), http::rpc::stream)))
+        .merge(others.layer(from_fn(http::rpc::call)));
     Ok(calls)
 }
 

@@ -100,11 +100,16 @@ impl Connections {
         Connections { app: app.clone(), builder, places: Arc::new(Semaphore::new(limits.max_connections as usize)) }
     }
 
-    /// Takes connections for as long as it is polled. Where all places are taken, clients wait in the listener's backlog.
+    /// Takes connections for as long as it is polled. Where all places are taken, one client waits for the next, and the others
+    /// in the listener's backlog.
     async fn accept(&self, listener: TcpListener, router: &Router) {
-        while let Ok(place) = self.places.clone().acquire_owned().await {
+        loop {
             match listener.accept().await {
-                Ok((stream, _)) => self.serve(stream, router.clone(), place),
+                Ok((stream, _)) => {
+                    // Only now: a port that nobody asks would keep a place from the other. Places are never closed.
+                    let Ok(place) = self.places.clone().acquire_owned().await else { return };
+                    self.serve(stream, router.clone(), place);
+                }
                 Err(error) => {
                     tracing::warn!(%error, "a connection was not accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;

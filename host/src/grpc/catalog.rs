@@ -1,11 +1,12 @@
 //! What `oip` says of models, as messages.
 
+use super::proto::model_instance_group::Kind;
 use super::proto::model_metadata_response::TensorMetadata;
 use super::proto::model_version_policy::{All, PolicyChoice};
 use super::proto::repository_index_response::ModelIndex;
 use super::proto::{
-    DataType, InferBatchStatistics, InferStatistics, MemoryUsage, ModelConfig, ModelInput, ModelMetadataResponse,
-    ModelOutput, ModelStatistics, ModelVersionPolicy, StatisticDuration,
+    DataType, InferBatchStatistics, InferStatistics, MemoryUsage, ModelConfig, ModelInput, ModelInstanceGroup,
+    ModelMetadataResponse, ModelOutput, ModelParameter, ModelStatistics, ModelVersionPolicy, StatisticDuration,
 };
 use crate::oip;
 
@@ -46,6 +47,17 @@ impl From<oip::ModelConfig> for ModelConfig {
             label_filename: output.label_filename.unwrap_or_default().to_owned(),
             ..ModelOutput::default()
         });
+        let groups = config.instance_group.into_iter().map(|group| ModelInstanceGroup {
+            name: group.name,
+            kind: Kind::from_str_name(group.kind).unwrap_or(Kind::Auto).into(),
+            count: group.count,
+            gpus: group.gpus,
+            ..ModelInstanceGroup::default()
+        });
+        let parameters = config.parameters.into_iter().map(|(name, oip::ConfigParameter { string_value })| {
+            let parameter = ModelParameter { string_value };
+            (name.to_owned(), parameter)
+        });
         ModelConfig {
             name: config.name,
             platform: config.platform.to_owned(),
@@ -54,7 +66,9 @@ impl From<oip::ModelConfig> for ModelConfig {
             max_batch_size: config.max_batch_size,
             input: inputs.collect(),
             output: outputs.collect(),
+            instance_group: groups.collect(),
             default_model_filename: config.default_model_filename.to_owned(),
+            parameters: parameters.collect(),
             ..ModelConfig::default()
         }
     }

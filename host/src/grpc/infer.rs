@@ -32,14 +32,15 @@ pub(super) async fn infer(
     observation: &Observation,
     message: ModelInferRequest,
 ) -> Result<ModelInferResponse> {
-    let terms = with_timeout(terms(app, headers)?, headers)?;
+    let mut terms = with_timeout(terms(app, headers)?, headers)?;
     let ModelInferRequest { model_name, model_version, id, parameters, inputs, outputs, raw_input_contents } = message;
     let parameters = parameters_of(parameters);
     let key = |sticky: &Sticky| match sticky {
         Sticky::Header(name) => headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned),
         Sticky::Field(name) => parameters.text(name),
     };
-    let model = oip::resolve(app, &model_name, some(&model_version), key).await?;
+    let timeout = || parameters.text("timeout");
+    let model = oip::resolve(app, &model_name, some(&model_version), &mut terms, key, timeout).await?;
     observation.serves(&model);
     let (tensors, content_type) = read_tensors(inputs, raw_input_contents)?;
     let outputs = outputs.into_iter().map(|output| wanted(output.name, &output.parameters)).collect::<Result<_>>()?;

@@ -77,7 +77,7 @@ pub fn service(app: Arc<App>) -> GrpcInferenceServiceServer<Service> {
 pub fn small_service(app: Arc<App>) -> GrpcInferenceServiceServer<Service> {
     let service = GrpcInferenceServiceServer::new(Service { app }).max_decoding_message_size(SMALL_BYTES);
     [CompressionEncoding::Gzip, CompressionEncoding::Deflate].into_iter().fold(service, |service, encoding| {
-        // An answer is compressed where its client says that it takes it so.
+        // An answer is compressed where its request was, and its client says that it takes it so (`http::rpc`).
         service.accept_compressed(encoding).send_compressed(encoding)
     })
 }
@@ -157,7 +157,7 @@ impl GrpcInferenceService for Service {
         &self,
         request: Request<tonic::Streaming<ModelInferRequest>>,
     ) -> Answer<Self::ModelStreamInferStream> {
-        Ok(Response::new(stream::answers(&self.app, request)))
+        Ok(Response::new(stream::answers(&self.app, request)?))
     }
 
     async fn model_config(&self, request: Request<ModelConfigRequest>) -> Answer<ModelConfigResponse> {

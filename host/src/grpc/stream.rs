@@ -3,9 +3,12 @@
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::stream::{self, Stream, StreamExt};
 use http::HeaderMap;
+use tokio::sync::mpsc::error::SendTimeoutError;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Status, Streaming};
 use tracing::Instrument;
@@ -26,18 +29,67 @@ const FINAL: &str = "triton_final_response";
 
 pub(super) type Answers = Pin<Box<dyn Stream<Item = std::result::Result<ModelStreamInferResponse, Status>> + Send>>;
 
-/// The answers to a stream of requests. Nothing is read ahead of what its client takes.
-pub(super) fn answers(app: &Arc<App>, request: Request<Streaming<ModelInferRequest>>) -> Answers {
+/// An answer, and the place among the predictions that it has until its client's connection has room for it.
+type Answered = (ModelStreamInferResponse, Option<OwnedSemaphorePermit>);
+
+/// The answers to a stream of requests. Where its client takes none, what is in progress is finished and one answer waits;
+/// nothing more is read.
+///
+/// # Errors
+/// As many streams as allowed are open.
+pub(super) fn answers(app: &Arc<App>, request: Request<Streaming<ModelInferRequest>>) -> Result<Answers> {
+    let open = app.admit_stream()?;
     let (metadata, extensions, requests) = request.into_parts();
     let headers = Arc::new(metadata.into_headers());
     let id = extensions.get::<RequestId>().cloned();
-    let span = tracing::Span::current();
+    let pause = app.config.limits.body_idle_timeout;
     let app = Arc::clone(app);
     let answers = until_draining(Arc::clone(&app), requests).map(move |request| {
         let (app, headers) = (Arc::clone(&app), Arc::clone(&headers));
-        async move { Ok(answer(&app, &headers, request?).await) }.instrument(span.clone())
+        async move { Ok(answer(&app, &headers, request?).await) }
     });
-    Box::pin(answers.buffered(AT_ONCE).map(move |answer| answer.map_err(|status| with_id(&status, id.as_ref()))))
+    let (sender, mut answered) = mpsc::channel(1);
+    let (end, ended) = oneshot::channel();
+    let work = async move {
+        if let Err(error) = hand_on(answers.buffered(AT_ONCE), sender, pause).await {
+            // A client that is gone does not want to know.
+            drop(end.send(Err(error.into())));
+        }
+        drop(open);
+    };
+    tokio::spawn(work.in_current_span());
+    let answers = stream::poll_fn(move |context| answered.poll_recv(context));
+    let answers = answers.chain(stream::once(ended).filter_map(async |end| end.ok()));
+    Ok(Box::pin(answers.map(move |answer| answer.map_err(|status| with_id(&status, id.as_ref())))))
+}
+
+/// Hands answers on as the client takes them, which it has to: those that wait keep their places among the predictions.
+///
+/// # Errors
+/// It took none for too long.
+async fn hand_on(
+    answers: impl Stream<Item = std::result::Result<Answered, Status>>,
+    sender: mpsc::Sender<std::result::Result<ModelStreamInferResponse, Status>>,
+    pause: Duration,
+) -> Result<()> {
+    let mut answers = std::pin::pin!(answers);
+    loop {
+        let answer = tokio::select! {
+            answer = answers.next() => answer,
+            () = sender.closed() => None,
+        };
+        let Some(answer) = answer else { return Ok(()) };
+        let (answer, permit) =
+            answer.map_or_else(|status| (Err(status), None), |(answer, permit)| (Ok(answer), permit));
+        match sender.send_timeout(answer, pause).await {
+            Ok(()) => drop(permit),
+            Err(SendTimeoutError::Closed(_)) => return Ok(()),
+            Err(SendTimeoutError::Timeout(_)) => {
+                let message = "no answer was taken for as long as a client may pause (--body-idle-timeout)";
+                return Err(Error::new(ErrorCode::RequestTimeout, message));
+            }
+        }
+    }
 }
 
 /// The requests of a stream, until the host drains: then those that came are answered, and no more are read.
@@ -64,10 +116,11 @@ fn until_draining(
     })
 }
 
-async fn answer(app: &Arc<App>, headers: &HeaderMap, request: ModelInferRequest) -> ModelStreamInferResponse {
+async fn answer(app: &Arc<App>, headers: &HeaderMap, request: ModelInferRequest) -> Answered {
     let is_final = wants_final(&request.parameters);
     let (model_name, id) = (request.model_name.clone(), request.id.clone());
-    let mut response = match run(app, headers, request).await {
+    let (result, permit) = run(app, headers, request).await;
+    let mut response = match result {
         Ok(response) => ModelStreamInferResponse { error_message: String::new(), infer_response: Some(response) },
         Err(error) => {
             tracing::info!(model = model_name, %error, "a request of a stream was refused");
@@ -79,13 +132,19 @@ async fn answer(app: &Arc<App>, headers: &HeaderMap, request: ModelInferRequest)
         let parameter = InferParameter { parameter_choice: Some(ParameterChoice::BoolParam(true)) };
         answer.parameters.insert(FINAL.to_owned(), parameter);
     }
-    response
+    (response, permit)
 }
 
-async fn run(app: &Arc<App>, headers: &HeaderMap, request: ModelInferRequest) -> Result<ModelInferResponse> {
-    let _permit = app.admit_prediction()?;
-    // A stream has one line in the log and many models and traces: none of them is the line's.
-    infer(app, headers, &Observation::default(), request).await
+async fn run(
+    app: &Arc<App>,
+    headers: &HeaderMap,
+    request: ModelInferRequest,
+) -> (Result<ModelInferResponse>, Option<OwnedSemaphorePermit>) {
+    match app.admit_prediction() {
+        // A stream has one line in the log and many models and traces: none of them is the line's.
+        Ok(permit) => (infer(app, headers, &Observation::default(), request).await, Some(permit)),
+        Err(error) => (Err(error), None),
+    }
 }
 
 fn wants_final(parameters: &HashMap<String, InferParameter>) -> bool {

@@ -9,6 +9,7 @@ pub mod health;
 mod instances;
 pub mod json;
 pub mod layers;
+mod messages;
 pub mod models;
 pub mod observe;
 pub mod oip;

@@ -43,6 +43,8 @@ struct Asked {
     parameters: Vec<(String, String)>,
     content_type: String,
     body: Bytes,
+    /// When nobody waits for the answer any more.
+    deadline: Instant,
 }
 
 /// Inputs by name, in the order in which they came.
@@ -78,7 +80,7 @@ pub async fn predict(
     let started = Instant::now();
     let _permit = app.admit_prediction()?;
     let terms = terms(&app, request.headers())?;
-    let Parsed { target, payload, rows } = parse(&app, request).await?;
+    let Parsed { target, payload, rows } = parse(&app, request, terms.deadline).await?;
     observation.serves(&target.model);
     let mut trace = Trace::default();
     let prediction = predict::predict(&app, &target, payload, &terms, &mut trace).await;
@@ -88,16 +90,16 @@ pub async fn predict(
     off_async_threads(bytes, move || wrap(&target.model, &prediction, &id, started, rows)).await?
 }
 
-async fn parse(app: &Arc<App>, request: Request) -> Result<Parsed> {
+async fn parse(app: &Arc<App>, request: Request, deadline: Instant) -> Result<Parsed> {
     let content_type = media_type(request.headers());
     if content_type == "multipart/form-data" {
-        return Box::pin(parse_form(app, request)).await;
+        return Box::pin(parse_form(app, request, deadline)).await;
     }
     let Query(parameters) = Query::<Vec<(String, String)>>::try_from_uri(request.uri())
         .map_err(|error| Error::invalid_input(format!("the query string is not readable: {error}")))?;
     let (parts, body) = request.into_parts();
     let body = prediction_body(app, body).await?;
-    let asked = Asked { headers: parts.headers, parameters, content_type, body };
+    let asked = Asked { headers: parts.headers, parameters, content_type, body, deadline };
     let is_object = asked.body.trim_ascii_start().first() == Some(&b'{');
     // What a plugin reads need not be an object.
     if !is_json(&asked.content_type) || (!is_object && asked.parameter("model_id").is_some()) {
@@ -109,7 +111,7 @@ async fn parse(app: &Arc<App>, request: Request) -> Result<Parsed> {
         Err(Unparsed::Refused(error)) => Err(error),
         // Which datatypes it takes is known once it is loaded.
         Err(Unparsed::Cold(version)) => {
-            let model = Box::pin(app.models.ready_in_time(&version)).await?;
+            let model = Box::pin(app.models.ready_by(&version, deadline)).await?;
             let parsed = parse_off_async_threads(app, &asked, Some(model)).await?;
             parsed.map_err(|unparsed| match unparsed {
                 Unparsed::Refused(error) => error,
@@ -306,7 +308,7 @@ async fn raw_body(app: &App, asked: Asked) -> Result<Parsed> {
     let version = asked.parameter("version");
     let model = match asked.route(app, asked.parameter("model_id"), version)? {
         Route::Ready(model) => model,
-        Route::Cold(version) => app.models.ready_in_time(&version).await?,
+        Route::Cold(version) => app.models.ready_by(&version, asked.deadline).await?,
     };
     let target = Target::of(app, model, version);
     let Asked { content_type, body, parameters, .. } = asked;
@@ -317,7 +319,7 @@ async fn raw_body(app: &App, asked: Asked) -> Result<Parsed> {
 }
 
 /// A form: the file `image` or `file`, every other field a parameter.
-async fn parse_form(app: &App, request: Request) -> Result<Parsed> {
+async fn parse_form(app: &App, request: Request, deadline: Instant) -> Result<Parsed> {
     let headers = request.headers().clone();
     let (parts, body) = request.into_parts();
     let body = Body::from(prediction_body(app, body).await?);
@@ -337,7 +339,7 @@ async fn parse_form(app: &App, request: Request) -> Result<Parsed> {
     let (content_type, bytes) = file.ok_or_else(|| {
         Error::invalid_input("the form has no file `image` or `file`; curl sends one with -F image=@cat.jpg")
     })?;
-    raw_body(app, Asked { headers, parameters, content_type, body: bytes }).await
+    raw_body(app, Asked { headers, parameters, content_type, body: bytes, deadline }).await
 }
 
 fn wrap(

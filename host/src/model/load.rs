@@ -151,7 +151,15 @@ impl Models {
     /// # Errors
     /// As [`Models::ready`]; `NotReady` where it takes longer, and goes on loading.
     pub async fn ready_in_time(&self, entry: &Entry) -> Result<Arc<ModelVersion>> {
-        let ready = tokio::time::timeout(self.predict_timeout, self.ready(entry));
+        self.ready_by(entry, Instant::now() + self.predict_timeout).await
+    }
+
+    /// The version, if it is loaded by then.
+    ///
+    /// # Errors
+    /// As [`Models::ready_in_time`].
+    pub async fn ready_by(&self, entry: &Entry, deadline: Instant) -> Result<Arc<ModelVersion>> {
+        let ready = tokio::time::timeout_at(deadline.into(), self.ready(entry));
         ready.await.unwrap_or_else(|_| {
             let Entry { id, version } = entry;
             Err(Error::new(ErrorCode::NotReady, format!("model {id}, version {version} is still loading; try again")))

@@ -108,6 +108,19 @@ impl ExecutionProvider {
         self.device.as_deref().unwrap_or(first)
     }
 
+    /// The number of the GPU, where it is one and not for the provider to choose.
+    pub fn gpu(&self) -> Option<u16> {
+        (self.kind.devices() == Devices::Numbered).then(|| self.index())
+    }
+
+    /// Whether it runs on processors; `None` where the provider chooses.
+    pub fn is_cpu(&self) -> Option<bool> {
+        match self.kind {
+            ProviderKind::OpenVino | ProviderKind::CoreMl => None,
+            _ => Some(self.gpu().is_none()),
+        }
+    }
+
     /// The number of the device.
     pub fn index(&self) -> u16 {
         self.device.as_deref().and_then(|device| device.parse().ok()).unwrap_or(0)
@@ -183,6 +196,16 @@ mod tests {
             assert_eq!((provider.to_string().as_str(), provider.device()), (text, device));
         }
         assert_eq!("tensorrt:3".parse::<ExecutionProvider>().unwrap().index(), 3);
+        for (text, gpu, is_cpu) in [
+            ("cpu", None, Some(true)),
+            ("onednn", None, Some(true)),
+            ("cuda", Some(0), Some(false)),
+            ("cuda:1", Some(1), Some(false)),
+            ("openvino:GPU", None, None),
+        ] {
+            let provider: ExecutionProvider = text.parse().unwrap();
+            assert_eq!((provider.gpu(), provider.is_cpu()), (gpu, is_cpu), "{text}");
+        }
     }
 
     #[test]

@@ -6,13 +6,36 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{BACKEND, PLATFORM};
+use super::{BACKEND, EXTENSIONS, NAME, PLATFORM, VERSION};
 use crate::app::App;
 use crate::error::{Error, ErrorCode, Result};
-use crate::model::{KnownVersion, Sidecar, State, value_spec};
+use crate::model::{Engine, ExecutionProvider, KnownVersion, Sidecar, State, value_spec};
 use crate::onnx::ValueInfo;
 use crate::tensor::DataType;
 use crate::value::ValueSpec;
+
+/// What the protocol says of a server, and beyond it what models run on here.
+#[derive(Debug, Serialize)]
+pub struct ServerMetadata {
+    pub name: &'static str,
+    pub version: &'static str,
+    pub extensions: [&'static str; EXTENSIONS.len()],
+    /// What models run on where nothing else is set, as `cuda:1`.
+    pub execution_provider: ExecutionProvider,
+    /// What ONNX Runtime's library offers.
+    pub execution_providers: Vec<&'static str>,
+    /// Those that loaded versions run on.
+    pub devices: Vec<Device>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Device {
+    pub execution_provider: &'static str,
+    /// Empty where the provider has none to choose from.
+    pub device: String,
+    pub versions_loaded: u64,
+    pub memory_bytes: u64,
+}
 
 #[derive(Debug, Serialize)]
 pub struct ModelMetadata {
@@ -40,11 +63,29 @@ pub struct ModelConfig {
     pub backend: &'static str,
     /// All versions are served.
     pub version_policy: BTreeMap<&'static str, BTreeMap<(), ()>>,
-    /// 0: a request's first axis is as long as the model allows, and `dims` are whole shapes.
+    /// 0: a request's first axis is as long as the model allows, and `dims` are whole shapes. Of any other number clients
+    /// conclude that `dims` are without the batch's axis; how many rows are run together is among the parameters.
     pub max_batch_size: i32,
     pub input: Vec<TensorConfig>,
     pub output: Vec<TensorConfig>,
+    pub instance_group: [InstanceGroup; 1],
     pub default_model_filename: &'static str,
+    pub parameters: BTreeMap<&'static str, ConfigParameter>,
+}
+
+/// The workers of a version.
+#[derive(Debug, Serialize)]
+pub struct InstanceGroup {
+    pub name: String,
+    /// `KIND_CPU`, `KIND_GPU`, or `KIND_MODEL` where the provider chooses.
+    pub kind: &'static str,
+    pub count: i32,
+    pub gpus: Vec<i32>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct ConfigParameter {
+    pub string_value: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -87,6 +128,31 @@ pub fn is_ready(app: &App, id: &str, version: Option<&str>) -> Result<KnownVersi
     Ok(known)
 }
 
+pub fn server_metadata(app: &App) -> ServerMetadata {
+    let (offered, provider) = app.models.providers();
+    let mut devices: BTreeMap<(&'static str, String), (u64, u64)> = BTreeMap::new();
+    for model in app.models.registry.ready() {
+        let runs_on = &model.engine.session.provider;
+        let (versions, bytes) = devices.entry((runs_on.kind.name(), runs_on.device().to_owned())).or_default();
+        *versions += 1;
+        *bytes = bytes.saturating_add(model.engine.memory_of(&model.info));
+    }
+    let device = |((execution_provider, device), (versions_loaded, memory_bytes))| Device {
+        execution_provider,
+        device,
+        versions_loaded,
+        memory_bytes,
+    };
+    ServerMetadata {
+        name: NAME,
+        version: VERSION,
+        extensions: EXTENSIONS,
+        execution_provider: provider.clone(),
+        execution_providers: offered,
+        devices: devices.into_iter().map(device).collect(),
+    }
+}
+
 /// # Errors
 /// No such model or version, or one of which nothing is known before it is loaded, and that cannot be.
 pub async fn model_metadata(app: &App, id: &str, version: Option<&str>) -> Result<ModelMetadata> {
@@ -118,7 +184,10 @@ pub async fn model_config(app: &App, id: &str, version: Option<&str>) -> Result<
         };
         tensors.map(config).collect()
     };
+    // Loaded, it is run as was set when it was.
+    let engine = known.ready().map_or_else(|| app.models.engine_of(&info), |model| model.engine.clone());
     Ok(ModelConfig {
+        instance_group: [instance_group(&known.id, &engine)],
         name: known.id,
         platform: PLATFORM,
         backend: BACKEND,
@@ -127,7 +196,30 @@ pub async fn model_config(app: &App, id: &str, version: Option<&str>) -> Result<
         input: describe(&info.metadata.inputs, None),
         output: describe(&info.metadata.outputs, has_labels.then_some("labels.json")),
         default_model_filename: "model.onnx",
+        parameters: parameters(&engine),
     })
+}
+
+fn instance_group(id: &str, engine: &Engine) -> InstanceGroup {
+    let provider = &engine.session.provider;
+    let kind = match provider.is_cpu() {
+        Some(true) => "KIND_CPU",
+        Some(false) => "KIND_GPU",
+        None => "KIND_MODEL",
+    };
+    InstanceGroup {
+        name: id.to_owned(),
+        kind,
+        count: i32::try_from(engine.workers.instances).unwrap_or(i32::MAX),
+        gpus: provider.gpu().map(i32::from).into_iter().collect(),
+    }
+}
+
+/// What the configuration's own fields have no words for.
+fn parameters(engine: &Engine) -> BTreeMap<&'static str, ConfigParameter> {
+    let provider = engine.session.provider.to_string();
+    let parameters = [("execution_provider", provider), ("max_batch_size", engine.workers.batch_rows.to_string())];
+    parameters.map(|(name, string_value)| (name, ConfigParameter { string_value })).into()
 }
 
 /// Every version, or those that are ready.

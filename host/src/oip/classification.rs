@@ -23,16 +23,59 @@ pub(super) fn classify(tensor: &Tensor, classes: usize, labels: &[String]) -> Re
     };
     let Data::Raw(bytes) = &tensor.data else { return Err(refused()) };
     let Some((&row, leading)) = tensor.shape.split_last() else { return Err(refused()) };
-    let scores = scores(tensor.datatype, bytes).ok_or_else(refused)?;
     let classes = classes.min(row);
-    let mut strings = Vec::with_capacity(scores.len().checked_div(row).unwrap_or(0) * classes);
-    for row in scores.chunks_exact(row.max(1)) {
-        let mut places: Vec<usize> = (0..row.len()).collect();
-        places.sort_by(|&a, &b| row[b].order(&row[a]));
-        strings.extend(places[..classes].iter().map(|&place| class(&row[place], place, labels)));
-    }
+    let strings = classes_of(tensor.datatype, bytes, row, classes, labels).ok_or_else(refused)?;
     let shape = leading.iter().copied().chain([classes]).collect();
     Ok(Tensor::from_strings(tensor.name.clone(), shape, strings)?)
+}
+
+/// `None` for what has no order.
+fn classes_of(datatype: DataType, bytes: &[u8], row: usize, classes: usize, labels: &[String]) -> Option<Vec<Bytes>> {
+    macro_rules! rows {
+        ($type:ty, $score:expr) => {
+            Some(of_rows(bytes, row, classes, labels, |element| $score(<$type>::from_le_bytes(element))))
+        };
+    }
+    match datatype {
+        DataType::Uint8 => rows!(u8, |value| Score::Int(i128::from(value))),
+        DataType::Uint16 => rows!(u16, |value| Score::Int(i128::from(value))),
+        DataType::Uint32 => rows!(u32, |value| Score::Int(i128::from(value))),
+        DataType::Uint64 => rows!(u64, |value| Score::Int(i128::from(value))),
+        DataType::Int8 => rows!(i8, |value| Score::Int(i128::from(value))),
+        DataType::Int16 => rows!(i16, |value| Score::Int(i128::from(value))),
+        DataType::Int32 => rows!(i32, |value| Score::Int(i128::from(value))),
+        DataType::Int64 => rows!(i64, |value| Score::Int(i128::from(value))),
+        DataType::Fp16 => rows!(f16, |value| Score::Float(f64::from(value))),
+        DataType::Bf16 => rows!(bf16, |value| Score::Float(f64::from(value))),
+        DataType::Fp32 => rows!(f32, |value| Score::Float(f64::from(value))),
+        DataType::Fp64 => rows!(f64, Score::Float),
+        DataType::Bool | DataType::Bytes => None,
+    }
+}
+
+/// Elements are read where they lie: a tensor of scores would be many times the tensor.
+fn of_rows<const N: usize>(
+    bytes: &[u8],
+    row: usize,
+    classes: usize,
+    labels: &[String],
+    score: impl Fn([u8; N]) -> Score,
+) -> Vec<Bytes> {
+    let (elements, _) = bytes.as_chunks::<N>();
+    let mut strings = Vec::with_capacity(elements.len().checked_div(row).unwrap_or(0) * classes);
+    let mut places: Vec<usize> = Vec::new();
+    for row in elements.chunks_exact(row.max(1)) {
+        let greatest_first = |a: &usize, b: &usize| score(row[*b]).order(&score(row[*a])).then(a.cmp(b));
+        places.clear();
+        places.extend(0..row.len());
+        if classes < row.len() {
+            places.select_nth_unstable_by(classes, greatest_first);
+            places.truncate(classes);
+        }
+        places.sort_unstable_by(greatest_first);
+        strings.extend(places.iter().map(|&place| class(&score(row[place]), place, labels)));
+    }
+    strings
 }
 
 fn class(score: &Score, place: usize, labels: &[String]) -> Bytes {
@@ -62,30 +105,6 @@ impl Score {
             (Score::Float(a), Score::Float(b)) => a.total_cmp(b),
             _ => Ordering::Equal,
         }
-    }
-}
-
-fn scores(datatype: DataType, bytes: &[u8]) -> Option<Vec<Score>> {
-    macro_rules! read {
-        ($type:ty, $score:expr) => {{
-            let (elements, _) = bytes.as_chunks::<{ size_of::<$type>() }>();
-            Some(elements.iter().map(|element| $score(<$type>::from_le_bytes(*element))).collect())
-        }};
-    }
-    match datatype {
-        DataType::Uint8 => read!(u8, |value| Score::Int(i128::from(value))),
-        DataType::Uint16 => read!(u16, |value| Score::Int(i128::from(value))),
-        DataType::Uint32 => read!(u32, |value| Score::Int(i128::from(value))),
-        DataType::Uint64 => read!(u64, |value| Score::Int(i128::from(value))),
-        DataType::Int8 => read!(i8, |value| Score::Int(i128::from(value))),
-        DataType::Int16 => read!(i16, |value| Score::Int(i128::from(value))),
-        DataType::Int32 => read!(i32, |value| Score::Int(i128::from(value))),
-        DataType::Int64 => read!(i64, |value| Score::Int(i128::from(value))),
-        DataType::Fp16 => read!(f16, |value| Score::Float(f64::from(value))),
-        DataType::Bf16 => read!(bf16, |value| Score::Float(f64::from(value))),
-        DataType::Fp32 => read!(f32, |value| Score::Float(f64::from(value))),
-        DataType::Fp64 => read!(f64, Score::Float),
-        DataType::Bool | DataType::Bytes => None,
     }
 }
 

@@ -4,17 +4,18 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::classification::classify;
-use super::parameters::Parameters;
+use super::parameters::{Parameters, hurry};
 use crate::app::App;
 use crate::blocking::off_async_threads;
 use crate::error::{Error, Result};
-use crate::model::{ModelVersion, Route, Sticky};
+use crate::model::{ModelVersion, OnFailure, Route, Sticky, value_spec};
+use crate::onnx::ValueInfo;
 use crate::pipeline::{Answer, Payload, Trace};
 use crate::plugin;
 use crate::predict::{self, Target};
 use crate::tensor::{Data, Tensor};
 use crate::terms::Terms;
-use crate::value::Value;
+use crate::value::{Value, ValueSpec};
 
 /// The name of the one input that a request to a preprocess plugin is.
 pub const RAW_REQUEST: &str = "request";
@@ -62,19 +63,27 @@ pub struct Output {
     pub content_type: Option<String>,
 }
 
-/// The version that a request comes to, loaded if it is not. `key` looks into the request for what its answers stick to.
+/// The version that a request comes to, loaded if it is not. `key` looks into the request for what its answers stick to, and
+/// `timeout` for its parameter of that name, which counts while the version is loaded.
 ///
 /// # Errors
-/// No such model or version, or it cannot serve.
+/// No such model or version, or it cannot serve, or not in the time that the request allows.
 pub async fn resolve(
     app: &App,
     id: &str,
     version: Option<&str>,
+    terms: &mut Terms,
     key: impl FnOnce(&Sticky) -> Option<String>,
+    timeout: impl FnOnce() -> Option<String>,
 ) -> Result<Arc<ModelVersion>> {
     match app.models.registry.route(id, version, key)? {
         Route::Ready(model) => Ok(model),
-        Route::Cold(version) => Box::pin(app.models.ready_in_time(&version)).await,
+        Route::Cold(version) => {
+            if let Some(timeout) = timeout() {
+                hurry(terms, &timeout)?;
+            }
+            Box::pin(app.models.ready_by(&version, terms.deadline)).await
+        }
     }
 }
 
@@ -97,6 +106,7 @@ pub async fn infer(
         Some(request) => Payload::Raw(request),
         None => Payload::Tensors(put_together(model, tensors)?),
     };
+    check_names(model, &payload, &wanted)?;
     let prediction = predict::predict(app, target, payload, &terms, trace).await?;
     let has_classes = wanted.iter().any(|output| output.classes > 0);
     // Without classes nothing is looked into, however much there is.
@@ -114,6 +124,30 @@ fn check_wanted(wanted: &[WantedOutput]) -> Result<()> {
         Some(pair) => Err(Error::invalid_input(format!("output {} is asked for twice", pair[0]))),
         None => Ok(()),
     }
+}
+
+/// Refuses what cannot be among the outputs before the model runs for it.
+fn check_names(model: &ModelVersion, payload: &Payload, wanted: &[WantedOutput]) -> Result<()> {
+    let (is_raw, pipeline) = (matches!(payload, Payload::Raw(_)), &model.pipeline);
+    // As the pipeline has it: who sends what a preprocess plugin makes, speaks to the model itself.
+    let postprocess = pipeline.postprocess.as_ref().filter(|_| is_raw || pipeline.preprocess.is_none());
+    let outputs: &[ValueInfo] = match postprocess {
+        Some(stage) if stage.on_failure != OnFailure::Bypass => &[],
+        _ => &model.info.metadata.outputs,
+    };
+    let response = postprocess.map(|_| RESPONSE);
+    for WantedOutput { name, .. } in wanted {
+        if response != Some(name) && !outputs.iter().any(|output| may_be_of(output, name)) {
+            return Err(unknown(response.into_iter().chain(outputs.iter().map(|output| output.name.as_str())), name));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a tensor may come of an output. Of what is no tensor, the answer says of how many it is.
+fn may_be_of(output: &ValueInfo, name: &str) -> bool {
+    let Some(rest) = name.strip_prefix(output.name.as_str()) else { return false };
+    rest.is_empty() || rest.starts_with('.') && !matches!(value_spec(output), ValueSpec::Tensor(_))
 }
 
 /// The request for the model's preprocess plugin, where the one input is that.
@@ -180,7 +214,11 @@ fn select(model: &ModelVersion, answer: Arc<Answer>, wanted: &[WantedOutput], bi
             Some(value) => value.to_tensors(),
             None => {
                 let mut tensors = values.iter().flat_map(Value::to_tensors);
-                vec![tensors.find(|tensor| tensor.name == *name).ok_or_else(|| unknown(&values, name))?]
+                vec![
+                    tensors
+                        .find(|tensor| tensor.name == *name)
+                        .ok_or_else(|| unknown(values.iter().map(Value::name), name))?,
+                ]
             }
         };
         for tensor in tensors {
@@ -202,7 +240,7 @@ fn tensors_of(values: Vec<Value>) -> Vec<Tensor> {
     tensors
 }
 
-fn unknown(values: &[Value], name: &str) -> Error {
-    let names: Vec<&str> = values.iter().map(Value::name).collect();
+fn unknown<'n>(names: impl Iterator<Item = &'n str>, name: &str) -> Error {
+    let names: Vec<&str> = names.collect();
     Error::invalid_input(format!("the model has no output {name:?}; its outputs: {}", names.join(", ")))
 }

@@ -10,8 +10,8 @@ mod repository;
 mod statistics;
 
 pub use catalog::{
-    ModelConfig, ModelMetadata, TensorConfig, TensorMetadata, VersionState, index, is_ready, model_config,
-    model_metadata,
+    ConfigParameter, Device, InstanceGroup, ModelConfig, ModelMetadata, ServerMetadata, TensorConfig, TensorMetadata,
+    VersionState, index, is_ready, model_config, model_metadata, server_metadata,
 };
 pub use infer::{Asked, Inferred, Output, RAW_REQUEST, WantedOutput, infer, resolve};
 pub use parameters::{Parameter, Parameters};

@@ -81,15 +81,8 @@ impl Parameters {
     /// # Errors
     /// One of them is there and no number.
     pub fn apply(&self, terms: &mut Terms) -> Result<()> {
-        let timeout = self.0.get("timeout").map(|timeout| {
-            let text = timeout.text().unwrap_or_default();
-            text.parse().map(Duration::from_micros).map_err(|_| {
-                let came = format!("{text:?} came");
-                Error::invalid_input(format!("the parameter `timeout` is a whole number of microseconds; {came}"))
-            })
-        });
-        if let Some(timeout) = timeout {
-            terms.hurry(timeout?);
+        if let Some(timeout) = self.0.get("timeout") {
+            hurry(terms, &timeout.text().unwrap_or_default())?;
         }
         if let Some(priority) = self.0.get("priority") {
             terms.priority = Priority::parse(&priority.text().unwrap_or_default())?;
@@ -102,6 +95,19 @@ impl Parameters {
         let others = self.0.iter().filter(|(name, _)| !RESERVED.contains(&name.as_str()));
         others.filter_map(|(name, value)| Some((name.clone(), value.text()?))).collect()
     }
+}
+
+/// Takes over the parameter `timeout`, in microseconds.
+///
+/// # Errors
+/// It is no number.
+pub(super) fn hurry(terms: &mut Terms, timeout: &str) -> Result<()> {
+    let microseconds = timeout.parse().map_err(|_| {
+        let came = format!("{timeout:?} came");
+        Error::invalid_input(format!("the parameter `timeout` is a whole number of microseconds; {came}"))
+    })?;
+    terms.hurry(Duration::from_micros(microseconds));
+    Ok(())
 }
 
 #[cfg(test)]

@@ -54,6 +54,7 @@ pub struct BatchStatistics {
 
 #[derive(Debug, Serialize)]
 pub struct MemoryUsage {
+    /// `CPU`, `GPU`, or the provider that chooses between them itself.
     #[serde(rename = "type")]
     pub kind: &'static str,
     pub id: i64,
@@ -70,10 +71,10 @@ pub fn statistics(app: &App, id: Option<&str>, version: Option<&str>) -> Result<
         (Some(id), None) => app.models.registry.versions(id)?,
         (Some(id), Some(version)) => vec![app.models.registry.find(id, Some(version))?],
     };
-    Ok(known.iter().filter_map(|known| known.ready()).map(|model| of(app, model)).collect())
+    Ok(known.iter().filter_map(|known| known.ready()).map(|model| of(model)).collect())
 }
 
-fn of(app: &App, model: &ModelVersion) -> ModelStatistics {
+fn of(model: &ModelVersion) -> ModelStatistics {
     let statistics = &model.workers.statistics;
     ModelStatistics {
         name: model.id().to_owned(),
@@ -93,8 +94,19 @@ fn of(app: &App, model: &ModelVersion) -> ModelStatistics {
         },
         response_stats: BTreeMap::new(),
         batch_stats: statistics.batches().into_iter().map(BatchStatistics::from).collect(),
-        memory_usage: vec![MemoryUsage { kind: "CPU", id: 0, byte_size: app.models.memory_of(&model.info) }],
+        memory_usage: vec![memory_usage(model)],
     }
+}
+
+/// Of the device that the version runs on. What is loaded takes what it took when it was, whatever was set since.
+fn memory_usage(model: &ModelVersion) -> MemoryUsage {
+    let (engine, provider) = (&model.engine, &model.engine.session.provider);
+    let kind = match (provider.gpu(), provider.is_cpu()) {
+        (Some(_), _) => "GPU",
+        (None, Some(_)) => "CPU",
+        (None, None) => provider.kind.name(),
+    };
+    MemoryUsage { kind, id: provider.gpu().unwrap_or(0).into(), byte_size: engine.memory_of(&model.info) }
 }
 
 impl From<&Tally> for Duration {

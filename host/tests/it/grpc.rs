@@ -1,6 +1,7 @@
 //! The Open Inference Protocol over gRPC, asked by tonic's client.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use model_nexus::grpc::proto::grpc_inference_service_client::GrpcInferenceServiceClient;
@@ -90,6 +91,9 @@ async fn server_and_models_say_what_they_are() {
     assert_eq!((&*config.backend, config.max_batch_size), ("onnxruntime", 0));
     assert_eq!((config.input[0].data_type(), &config.input[0].dims[..]), (DataType::TypeFp32, &[-1, 4][..]));
     assert_eq!(config.output[0].data_type(), DataType::TypeInt64);
+    let group = &config.instance_group[0];
+    assert_eq!((group.kind(), group.count, &group.gpus[..]), (model_instance_group::Kind::Cpu, 1, &[][..]));
+    assert_eq!(config.parameters["execution_provider"].string_value, "cpu");
 }
 
 #[tokio::test]
@@ -357,6 +361,70 @@ async fn a_stream_ends_when_the_host_drains() {
 }
 
 #[tokio::test]
+async fn streams_are_as_many_as_predictions_and_take_none_of_their_places() {
+    let (host, _store) = Host::with_iris(&["--max-predictions", "1"]).await;
+    let mut client = client(&host).await;
+    let open = || futures_util::StreamExt::chain(tokio_stream::iter([iris_request()]), tokio_stream::pending());
+    let (requests, first) = tokio::sync::mpsc::channel(1);
+    requests.send(iris_request()).await.unwrap();
+    let first = futures_util::stream::unfold(first, |mut first| async { Some((first.recv().await?, first)) });
+    let mut answers = client.model_stream_infer(first).await.unwrap().into_inner();
+    assert!(answers.message().await.unwrap().unwrap().error_message.is_empty());
+    client.model_infer(iris_request()).await.unwrap();
+    let refused = client.model_stream_infer(open()).await.unwrap_err();
+    assert!(refused.message().contains("--max-predictions"), "{refused:?}");
+    drop(requests);
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while let Err(refused) = client.model_stream_infer(open()).await {
+        assert!(std::time::Instant::now() < deadline, "the place of a stream that ended is not free: {refused:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_stream_may_pause_between_messages_and_not_amid_one() {
+    let (host, _store) = Host::with_iris(&["--body-idle-timeout", "200ms"]).await;
+    let mut quiet = client(&host).await;
+    let late = futures_util::stream::once(async {
+        tokio::time::sleep(Duration::from_millis(800)).await;
+        iris_request()
+    });
+    let requests = futures_util::StreamExt::chain(tokio_stream::iter([iris_request()]), late);
+    let mut answers = quiet.model_stream_infer(requests).await.unwrap().into_inner();
+    for _ in 0..2 {
+        assert!(answers.message().await.unwrap().unwrap().error_message.is_empty());
+    }
+
+    let begun: Result<_, std::io::Error> = Ok(Bytes::from_static(&[0, 0, 0, 1, 0, 42, 42, 42]));
+    let begun = futures_util::StreamExt::chain(tokio_stream::iter([begun]), tokio_stream::pending());
+    let h2 = reqwest::Client::builder().no_proxy().http2_prior_knowledge().build().unwrap();
+    let call = h2.post(format!("{}/inference.GRPCInferenceService/ModelStreamInfer", host.url));
+    let call = call.header("content-type", "application/grpc").header("te", "trailers");
+    let response = call.body(reqwest::Body::wrap_stream(begun)).send().await.unwrap();
+    tokio::time::timeout(Duration::from_secs(10), response.bytes()).await.expect("it is ended").ok();
+}
+
+#[tokio::test]
+async fn a_stream_whose_client_takes_no_answers_is_ended() {
+    let (host, _store) = Host::with_iris(&["--body-idle-timeout", "200ms", "--cache-bytes", "0"]).await;
+    assert_eq!(host.upload("large", "1", onnx_file::identity(1, &[-1])).await.0, 201);
+    let narrow = Channel::from_shared(host.url.clone()).unwrap().initial_stream_window_size(65_535);
+    let mut client = GrpcInferenceServiceClient::new(narrow.connect().await.unwrap());
+    let large = request("large", &[(input("x", "FP32", &[250_000]), vec![0; 1_000_000].into())]);
+    let requests = futures_util::StreamExt::chain(tokio_stream::iter(vec![large; 8]), tokio_stream::pending());
+    let mut answers = client.model_stream_infer(requests).await.unwrap().into_inner();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let ended = loop {
+        match tokio::time::timeout(Duration::from_secs(10), answers.message()).await.expect("it is ended") {
+            Ok(answer) => assert!(answer.is_some()),
+            Err(ended) => break ended,
+        }
+    };
+    assert!(ended.message().contains("--body-idle-timeout"), "{ended:?}");
+    client.model_infer(iris_request()).await.unwrap();
+}
+
+#[tokio::test]
 async fn messages_are_compressed_both_ways() {
     let (host, _store) = Host::with_iris(&["--max-body-bytes", "1MiB"]).await;
     let channel = channel(&host.url).await;
@@ -372,6 +440,21 @@ async fn messages_are_compressed_both_ways() {
         let refused = client.model_infer(zeros).await.unwrap_err();
         assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
     }
+}
+
+#[tokio::test]
+async fn who_compresses_nothing_gets_answers_as_they_are() {
+    let (host, _store) = Host::with_iris(&[]).await;
+    // As clients in C++ and Python say with every call, whether they want it or not.
+    let client = GrpcInferenceServiceClient::new(channel(&host.url).await);
+    let mut client =
+        client.accept_compressed(CompressionEncoding::Deflate).accept_compressed(CompressionEncoding::Gzip);
+    let answer = client.model_infer(iris_request()).await.unwrap();
+    assert_eq!(answer.metadata().get("grpc-encoding"), None);
+    let answers = client.model_stream_infer(tokio_stream::iter([iris_request()])).await.unwrap();
+    assert_eq!(answers.metadata().get("grpc-encoding"), None);
+    let server = client.server_metadata(ServerMetadataRequest {}).await.unwrap();
+    assert_eq!(server.metadata().get("grpc-encoding"), None);
 }
 
 #[tokio::test]

@@ -59,6 +59,11 @@ async fn server_and_models_say_what_they_are() {
     let get = async |path: &str| answer(host.get(path).await).await;
     let (status, server) = get("/v2").await;
     assert_eq!((status, &server["name"]), (200, &json!("model-nexus")));
+    assert_eq!(server["execution_provider"], "cpu");
+    assert!(server["execution_providers"].as_array().unwrap().contains(&json!("cpu")), "{server}");
+    let memory = get("/models/info?id=iris").await.1["info"]["memory"]["bytes"].clone();
+    let devices = json!([{ "execution_provider": "cpu", "device": "", "versions_loaded": 1, "memory_bytes": memory }]);
+    assert_eq!(server["devices"], devices);
     assert_eq!(get("/v2/health/live").await, (200, json!({ "live": true })));
     assert_eq!(get("/v2/health/ready").await, (200, json!({ "ready": true })));
     let expected = json!({
@@ -201,6 +206,51 @@ async fn what_is_no_request_is_told_why() {
 }
 
 #[tokio::test]
+async fn an_output_that_is_none_is_refused_before_the_model_runs() {
+    let (host, _store) = host_with_add().await;
+    let inputs = ["left", "right"].map(|name| tensor(name, "FP32", &json!([1]), &json!([1])));
+    for name in ["product", "sum.0", "response"] {
+        let (status, refused) = host.infer("add", json!({ "inputs": inputs, "outputs": [{ "name": name }] })).await;
+        assert_eq!(status, 400, "{refused}");
+        assert!(error_message(&refused).contains("its outputs: sum"), "{refused}");
+    }
+    let statistics: Value = host.get("/v2/models/add/stats").await.json().await.unwrap();
+    let stats = &statistics["model_stats"][0];
+    assert_eq!((&stats["execution_count"], &stats["inference_stats"]["success"]["count"]), (&json!(0), &json!(0)));
+}
+
+#[tokio::test]
+async fn a_request_waits_for_a_cold_version_no_longer_than_it_says() {
+    let store = tempfile::tempdir().unwrap();
+    for id in ["a", "b"] {
+        let folder = store.path().join(format!("models/{id}/1"));
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("model.onnx"), iris()).unwrap();
+    }
+    let first = Host::start(store.path(), &[]).await;
+    let mut bytes = Vec::new();
+    for id in ["a", "b"] {
+        let info: Value = first.get(&format!("/models/info?id={id}")).await.json().await.unwrap();
+        bytes.push(info["info"]["memory"]["bytes"].as_u64().unwrap());
+    }
+    drop(first);
+    // Room for one, and a load that takes its time.
+    let limit = bytes.iter().max().unwrap().to_string();
+    let host = Host::start(store.path(), &["--max-loaded-bytes", &limit, "--warmup-runs", "1000"]).await;
+    let inputs = json!([tensor("X", "FP32", &json!([1, 4]), &json!([5.1, 3.5, 1.4, 0.2]))]);
+    let hurried = json!({ "inputs": inputs, "parameters": { "timeout": 1000 } });
+    let (status, refused) = host.infer("b", hurried).await;
+    assert_eq!((status, &refused["code"]), (503, &json!("not_ready")), "{refused}");
+    assert!(error_message(&refused).contains("is still loading"), "{refused}");
+    let predict = host.client.post(format!("{}/predict", host.url)).header("x-timeout-ms", "1");
+    let asked = json!({ "model_id": "b", "features": [5.1, 3.5, 1.4, 0.2] });
+    let (status, refused) = answer(predict.json(&asked).send().await.unwrap()).await;
+    assert_eq!(status, 503, "{refused}");
+    // It goes on loading, for those who wait.
+    assert_eq!(host.infer("b", json!({ "inputs": inputs })).await.0, 200);
+}
+
+#[tokio::test]
 async fn sequences_and_maps_are_tensors_on_the_wire() {
     let (host, _store) = Host::with_iris(&[]).await;
     for model in ["sequence-of-floats", "sequence-length", "map", "zipmap", "maybe"] {
@@ -259,7 +309,12 @@ async fn an_answer_that_is_a_plugins_is_one_output() {
     let (status, bound) = answer(response).await;
     assert_eq!(status, 200, "{bound}");
     let input = tensor("X", "FP32", &json!([1, 4]), &json!([6.3, 3.3, 6.0, 2.5]));
-    let (status, answer) = host.infer("iris", json!({ "inputs": [input] })).await;
+    let outputs = json!([{ "name": "label" }]);
+    let (status, refused) = host.infer("iris", json!({ "inputs": [input], "outputs": outputs })).await;
+    assert_eq!(status, 400);
+    assert!(error_message(&refused).contains("its outputs: response"), "{refused}");
+    let outputs = json!([{ "name": "response" }]);
+    let (status, answer) = host.infer("iris", json!({ "inputs": [input], "outputs": outputs })).await;
     assert_eq!(status, 200, "{answer}");
     let output = &answer["outputs"][0];
     assert_eq!(
@@ -408,7 +463,7 @@ async fn requests_and_answers_are_compressed_where_their_client_wants_it() {
 
 #[tokio::test]
 async fn models_come_along_with_their_load_and_go() {
-    let (host, _store) = Host::with_iris(&[]).await;
+    let (host, _store) = Host::with_iris(&["--max-body-bytes", "1MiB"]).await;
     // As the clients send it: no Content-Type, and often no body.
     let post = async |path: &str, body: Value| {
         let body = if body.is_null() { String::new() } else { body.to_string() };
@@ -456,6 +511,10 @@ async fn models_come_along_with_their_load_and_go() {
         assert_eq!(actual, status, "{refused}");
         assert!(error_message(&refused).contains(expected), "{refused}");
     }
+    let large = json!({ "parameters": { "file:2/model.onnx": "A".repeat(2 << 20) } });
+    let (status, refused) = post("models/rose/load", large).await;
+    assert_eq!(status, 413);
+    assert!(error_message(&refused).contains("(--max-body-bytes); a larger model comes by POST"), "{refused}");
     for (path, body) in [("index", json!([1])), ("models/rose/unload", json!({ "parameters": 1 }))] {
         assert_eq!(post(path, body).await.0, 400, "{path}");
     }
@@ -491,7 +550,12 @@ async fn configuration_and_statistics_are_in_tritons_words() {
             { "name": "label", "data_type": "TYPE_INT64", "dims": [-1] },
             { "name": "probabilities", "data_type": "TYPE_FP32", "dims": [-1, 3] },
         ],
+        "instance_group": [{ "name": "iris", "kind": "KIND_CPU", "count": 1, "gpus": [] }],
         "default_model_filename": "model.onnx",
+        "parameters": {
+            "execution_provider": { "string_value": "cpu" },
+            "max_batch_size": { "string_value": "64" },
+        },
     });
     assert_eq!((status, config), (200, expected));
     host.assert_serves().await;

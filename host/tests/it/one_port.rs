@@ -36,6 +36,25 @@ async fn rest_and_grpc_share_a_port_and_grpc_has_one_of_its_own() {
 }
 
 #[tokio::test]
+async fn one_place_for_connections_serves_both_ports() {
+    let store = store_with_iris();
+    let options = ["--listen", "127.0.0.1:0", "--grpc-listen", "127.0.0.1:0", "--max-connections", "1"];
+    let mut process = Process::start(store.path(), &options, &[], store.path());
+    let own = process.wait_for("listening for gRPC alone")["address"].as_str().unwrap().to_owned();
+    let turns = async {
+        for _ in 0..3 {
+            let once = client().get(process.url("/health")).header("connection", "close");
+            assert_eq!(once.send().await.unwrap().status(), 200);
+        }
+        for _ in 0..3 {
+            let mut client = GrpcInferenceServiceClient::new(channel(&format!("http://{own}")).await);
+            client.server_live(ServerLiveRequest {}).await.unwrap();
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), turns).await.expect("each port is served in its turn");
+}
+
+#[tokio::test]
 async fn who_sends_nothing_or_half_of_what_begins_http2_is_cut_off() {
     let store = store_with_iris();
     let options = ["--listen", "127.0.0.1:0", "--idle-timeout", "300ms", "--max-connections", "4"];

@@ -28,8 +28,9 @@ use crate::predict::Target;
 /// The model that a path names, and the version if it names one.
 type Named = Path<Vec<(String, String)>>;
 
-pub async fn server() -> Json<Value> {
-    Json(json!({ "name": oip::NAME, "version": oip::VERSION, "extensions": oip::EXTENSIONS }))
+/// `{"name","version","extensions","execution_provider","execution_providers","devices":[{"execution_provider","device",…}]}`
+pub async fn server(State(app): State<Arc<App>>) -> Json<oip::ServerMetadata> {
+    Json(oip::server_metadata(&app))
 }
 
 pub async fn live() -> Json<Value> {
@@ -100,7 +101,7 @@ pub async fn infer(
     request: Request,
 ) -> Result<Response> {
     let _permit = app.admit_prediction()?;
-    let terms = terms(&app, request.headers())?;
+    let mut terms = terms(&app, request.headers())?;
     let (parts, body) = request.into_parts();
     let body = prediction_body(&app, body).await?;
     let body = coding::decode(&app, &parts.headers, body).await?;
@@ -109,7 +110,8 @@ pub async fn infer(
         Sticky::Header(name) => parts.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned),
         Sticky::Field(name) => body.parameter(name),
     };
-    let model = oip::resolve(&app, model_of(&named), version_of(&named), key).await?;
+    let timeout = || body.parameter("timeout");
+    let model = oip::resolve(&app, model_of(&named), version_of(&named), &mut terms, key, timeout).await?;
     observation.serves(&model);
     let parsing = Arc::clone(&model);
     let (id, asked) = off_async_threads(body.byte_size(), move || body.parse(&parsing)).await??;

@@ -53,7 +53,12 @@ pub async fn index(State(app): State<Arc<App>>, request: Request) -> Result<Json
 /// `{"parameters":{"config":"…","file:1/model.onnx":"<base64>"}}`, or nothing at all.
 pub async fn load(State(app): State<Arc<App>>, Path(model): Path<String>, request: Request) -> Result<Json<Value>> {
     let permit = app.admit_upload()?;
-    let body = body(&app, request).await?;
+    let body = body(&app, request).await.map_err(|mut error| {
+        if error.code == ErrorCode::TooLarge {
+            error.message.push_str("; a larger model comes by POST /models/upload");
+        }
+        error
+    })?;
     let brought = off_async_threads(body.len(), move || read_files(&body)).await??;
     to_the_end(async move {
         let _permit = permit;
