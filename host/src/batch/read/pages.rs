@@ -88,8 +88,23 @@ fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
-    use super::unpacked_size;
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn a_page_that_claims_more_than_it_may_have_is_not_begun() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[0x15, 0x00, 0x15, 0xd0, 0x0f, 0x15, 0x00, 0x15, 0xfe, 0xff, 0xff, 0xff, 0x0f]).unwrap();
+        let pages = Pages::new(file, 1);
+        let mut first = [0; 5];
+        pages.get_read(0).unwrap().read_exact(&mut first).unwrap();
+        assert_eq!(first, [0x15, 0x00, 0x15, 0xd0, 0x0f]);
+        let error = pages.get_read(5).unwrap().read_exact(&mut first).unwrap_err();
+        assert!(error.to_string().contains("a page of 2147483647 bytes"), "{error}");
+    }
 
     #[test]
     fn the_size_is_behind_the_type() {

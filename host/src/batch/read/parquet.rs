@@ -17,7 +17,7 @@ use super::json::read_row;
 use super::pages::Pages;
 use super::{Begun, Chunks, ReadOptions, Stopped};
 use crate::batch::Progress;
-use crate::batch::plan::Way;
+use crate::batch::plan::{Plan, Way};
 use crate::batch::rows::{Collector, HELD_BYTES};
 use crate::error::{Error, Result};
 
@@ -39,40 +39,68 @@ pub(super) fn read(
         |error: &dyn std::fmt::Display| Error::invalid_input(format!("the file is not readable as Parquet: {error}"));
     let builder = open(file).map_err(|error| unreadable(&error))?;
     progress.expect(u64::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or(0));
-    let schema = builder.schema().clone();
-    let names: Vec<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
-    let columns = match rows.plan.way {
-        Way::Together | Way::OneByOne => {
-            Some(find(rows.plan, &names, |column| is_list(schema.field(column).data_type()), options)?)
-        }
-        Way::Json | Way::Plugin => None,
-    };
-    let id = columns.as_ref().map_or_else(|| id_column(rows.plan, &names), |columns| columns.id);
-    let rows_at_once = match schema.fields().iter().all(|field| has_one_size(field.data_type())) {
-        true => (MOST_ELEMENTS / names.len().max(1)).clamp(1, ROWS),
+    let table = Table::of(builder.schema(), rows.plan, options, row_bytes)?;
+    let rows_at_once = match builder.schema().fields().iter().all(|field| has_one_size(field.data_type())) {
+        true => (MOST_ELEMENTS / table.names.len().max(1)).clamp(1, ROWS),
         false => UNEVEN_ROWS,
     };
     let batches = builder.with_batch_size(rows_at_once).build().map_err(|error| unreadable(&error))?;
-    chunks.begin(Begun { has_ids: id.is_some() });
+    chunks.begin(Begun { has_ids: table.id.is_some() });
     for batch in batches {
-        let batch = batch.map_err(|error| unreadable(&error))?;
-        let sizes = sizes(&batch, columns.as_ref());
+        table.read(&batch.map_err(|error| unreadable(&error))?, rows, chunks)?;
+    }
+    Ok(())
+}
+
+/// What the columns of a file are.
+struct Table {
+    names: Vec<String>,
+    /// Those of the model's inputs, where rows have one size.
+    columns: Option<Columns>,
+    id: Option<usize>,
+    /// Most bytes of a row.
+    row_bytes: usize,
+}
+
+impl Table {
+    fn of(schema: &Schema, plan: &Plan, options: &ReadOptions, row_bytes: usize) -> Result<Table> {
+        let names: Vec<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
+        let columns = match plan.way {
+            Way::Together | Way::OneByOne => {
+                Some(find(plan, &names, |column| is_list(schema.field(column).data_type()), options)?)
+            }
+            Way::Json | Way::Plugin => None,
+        };
+        let id = columns.as_ref().map_or_else(|| id_column(plan, &names), |columns| columns.id);
+        Ok(Table { names, columns, id, row_bytes })
+    }
+
+    /// Takes the rows of a batch, as many at once as a chunk has room for.
+    fn read(
+        &self,
+        batch: &RecordBatch,
+        rows: &mut Collector<'_>,
+        chunks: &mut Chunks<'_>,
+    ) -> std::result::Result<(), Stopped> {
+        let sizes = sizes(batch, self.columns.as_ref());
         let mut from = 0;
         while from < batch.num_rows() {
-            let count = together(&sizes[from..], rows.room(), row_bytes);
+            let count = together(&sizes[from..], rows.room(), self.row_bytes);
             let part = batch.slice(from, count);
-            match &columns {
-                _ if count == 0 => rows.bad(format!("the row is larger than {row_bytes} bytes (--max-body-bytes)")),
-                Some(columns) => read_fixed(&part, columns, &names, rows)?,
-                None => read_objects(&part, &names, id, rows)?,
+            match &self.columns {
+                _ if count == 0 => {
+                    rows.bad(format!("the row is larger than {} bytes (--max-body-bytes)", self.row_bytes));
+                }
+                Some(columns) => read_fixed(&part, columns, &self.names, rows)?,
+                None => read_objects(&part, &self.names, self.id, rows)?,
             }
             if rows.is_full() {
                 chunks.send(rows)?;
             }
             from += count.max(1);
         }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Opens it with texts that refer to where they are: one that a file has once, and each of its rows, is in memory once.
