@@ -109,16 +109,7 @@ impl Plan {
         };
         let workers = &model.engine.workers;
         let most_places = (workers.queue_capacity / 4).max(1);
-        let most_rows = match way {
-            // The workers take more rows than they run together in parts, and each has a place in the queue.
-            Way::Together if workers.batch_rows > 1 => MOST_ROWS.min(workers.batch_rows.saturating_mul(most_places)),
-            Way::Together => MOST_ROWS,
-            _ => ROWS_APART,
-        };
-        let bytes = inputs.iter().map(RowInput::row_bytes).sum::<usize>().max(1);
-        let answer_bytes = outputs.iter().map(answer_bytes).fold(0, usize::saturating_add).max(1);
-        let most_answers = MOST_ANSWER_BYTES.min(workers.output_bytes) / answer_bytes;
-        let most_rows = most_rows.min(MOST_BYTES / bytes).min(most_answers).max(1);
+        let most_rows = most_rows(way, &inputs, &outputs, workers, most_places);
         let places = if way == Way::Together { places(most_rows, workers) } else { 1 };
         let pace = Pace::new(most_rows);
         let specs = model.inputs.iter().map(|input| input.spec.clone()).collect();
@@ -139,6 +130,26 @@ impl Plan {
             _ => None,
         }
     }
+}
+
+/// How many rows travel together at most, by what is declared of them and by the places that a file may take.
+fn most_rows(
+    way: Way,
+    inputs: &[RowInput],
+    outputs: &[ValueSpec],
+    workers: &WorkerLimits,
+    most_places: usize,
+) -> usize {
+    let most = match way {
+        // The workers take more rows than they run together in parts, and each has a place in the queue.
+        Way::Together if workers.batch_rows > 1 => MOST_ROWS.min(workers.batch_rows.saturating_mul(most_places)),
+        Way::Together => MOST_ROWS,
+        _ => ROWS_APART,
+    };
+    let bytes = inputs.iter().map(RowInput::row_bytes).sum::<usize>().max(1);
+    let answer_bytes = outputs.iter().map(answer_bytes).fold(0, usize::saturating_add).max(1);
+    let most_answers = MOST_ANSWER_BYTES.min(workers.output_bytes) / answer_bytes;
+    most.min(MOST_BYTES / bytes).min(most_answers).max(1)
 }
 
 /// Jobs that a run of so many rows is to the workers, at once.
