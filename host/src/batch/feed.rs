@@ -38,6 +38,9 @@ enum Source {
     File(File),
 }
 
+/// What a piece takes beside its bytes, about: without it, pieces of one byte would wait a hundred times as large as they count.
+const PIECE_BYTES: usize = 128;
+
 /// Bytes of a file that are read at once.
 const BLOCK: usize = 256 << 10;
 
@@ -56,7 +59,7 @@ impl Feeder {
     /// # Errors
     /// The reader is gone.
     pub async fn put(&self, piece: Bytes) -> std::result::Result<(), FeedError> {
-        let share = u32::try_from(piece.len()).unwrap_or(u32::MAX).min(self.limit);
+        let share = u32::try_from(piece.len() + PIECE_BYTES).unwrap_or(u32::MAX).min(self.limit);
         let permit = Arc::clone(&self.budget).acquire_many_owned(share);
         tokio::select! {
             permit = permit => {
@@ -136,5 +139,27 @@ impl Feed {
             file.write_all(&piece).map_err(scratch_error)?;
         }
         Ok(file)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn small_pieces_count_for_what_they_take() {
+        let (feeder, mut feed) = feed(8 * PIECE_BYTES);
+        let fill = async {
+            for _ in 0..100 {
+                feeder.put(Bytes::from_static(b"x")).await.unwrap();
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_millis(50), fill).await.unwrap_err();
+        let Source::Channel(pieces) = &mut feed.0 else { panic!("a channel was made") };
+        assert_eq!(pieces.len(), 7);
+        // One that is larger than all that may wait goes through by itself.
+        while pieces.try_recv().is_ok() {}
+        feeder.put(Bytes::from(vec![0; 100 * PIECE_BYTES])).await.unwrap();
     }
 }

@@ -78,7 +78,8 @@ impl Runner {
 /// What a job may use.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Chunks run at once: one for each worker, and one more that waits for the first to be done.
+    /// Chunks run at once, where the model's queue has places for them: one for each worker, and one more that waits for
+    /// the first to be done.
     pub in_flight: usize,
     /// Of a line, a record or a row, in bytes.
     pub row_bytes: usize,
@@ -156,25 +157,26 @@ impl Batch {
     pub async fn start(self, feed: Feed, ended: impl FnOnce() + Send + 'static) -> Result<AnswerBytes> {
         let Batch { runner, from, to, options, limits, progress } = self;
         let plan = Arc::new(Plan::of(runner.model()));
-        let (chunks, to_run) = mpsc::channel(limits.in_flight);
+        let in_flight = plan.in_flight(limits.in_flight);
+        let (chunks, to_run) = mpsc::channel(in_flight);
         let (begun, has_begun) = oneshot::channel();
         let (span, of_reader) = (tracing::Span::current(), Arc::clone(&plan));
         let reading = Reading { format: from, feed, options, limits: limits.clone(), progress: Arc::clone(&progress) };
         tokio::task::spawn_blocking(move || span.in_scope(|| read::read(reading, &of_reader, begun, &chunks)));
         let begun = has_begun.await.map_err(|_| Error::internal("the reader of a batch ended before it began"))??;
 
-        let (answers, to_write) = mpsc::channel(limits.in_flight);
+        let (answers, to_write) = mpsc::channel(in_flight);
         let (pieces, receiver) = mpsc::channel(PIECES);
         let patience = limits.patience;
         let (span, of_writer) = (tracing::Span::current(), Arc::clone(&plan));
         tokio::task::spawn_blocking(move || {
             let _in_span = span.enter();
             let until_all_is_told = pieces.clone();
-            write::write(to, &of_writer, begun, to_write, write::Pieces::new(pieces, patience), &progress);
+            write::write(to, &of_writer, begun, to_write, (pieces, patience), &progress);
             ended();
             drop(until_all_is_told);
         });
-        let job = run_all(runner, plan, limits.in_flight, to_run, answers);
+        let job = run_all(runner, plan, in_flight, to_run, answers);
         Ok(AnswerBytes { pieces: receiver, _job: Running::spawn(job) })
     }
 }
@@ -248,7 +250,12 @@ async fn run_together(runner: &Runner, plan: &Plan, count: usize, data: &[crate:
             tracing::error!(%error, rows = count, "rows of a batch failed");
             Some(Answers::Each(vec![Err(error.message); count]))
         }
-        Err(_) => None,
+        Err(error) => {
+            if error.code == ErrorCode::TooLarge {
+                plan.pace.was_too_large(count);
+            }
+            None
+        }
     }
 }
 

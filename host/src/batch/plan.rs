@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::model::{ModelVersion, value_spec};
+use crate::model::{ModelVersion, WorkerLimits, value_spec};
 use crate::tensor::{DataType, TensorSpec};
 use crate::value::ValueSpec;
 
@@ -20,6 +20,10 @@ pub struct Plan {
     /// What a row is answered with; `None` where a plugin makes the answer.
     pub(super) outputs: Option<Vec<ValueSpec>>,
     pub(super) pace: Pace,
+    /// Places in the model's queue that a chunk takes, at most.
+    places: usize,
+    /// Places in it that a file may take: the others are for requests that somebody waits for.
+    most_places: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,11 +107,20 @@ impl Plan {
             pipeline if are_open && answers_rows && pipeline.postprocess.is_none() => Way::Together,
             _ => Way::OneByOne,
         };
-        let bytes = inputs.iter().map(RowInput::row_bytes).sum::<usize>().max(1);
-        let pace = Pace::new(if way == Way::Together { MOST_ROWS } else { ROWS_APART }.min(MOST_BYTES / bytes).max(1));
+        let workers = &model.engine.workers;
+        let most_places = (workers.queue_capacity / 4).max(1);
+        let most_rows = most_rows(way, &inputs, &outputs, workers, most_places);
+        let places = if way == Way::Together { places(most_rows, workers) } else { 1 };
+        let pace = Pace::new(most_rows);
         let specs = model.inputs.iter().map(|input| input.spec.clone()).collect();
         let outputs = model.pipeline.postprocess.is_none().then_some(outputs);
-        Plan { inputs, way, described: crate::pipeline::describe_inputs(model), specs, outputs, pace }
+        let described = crate::pipeline::describe_inputs(model);
+        Plan { inputs, way, described, specs, outputs, pace, places, most_places }
+    }
+
+    /// How many chunks run at once: no more than `wanted`, and than have a place in the model's queue.
+    pub(super) fn in_flight(&self, wanted: usize) -> usize {
+        wanted.min(self.most_places / self.places).max(1)
     }
 
     /// The input that a row without names is for.
@@ -119,12 +132,50 @@ impl Plan {
     }
 }
 
+/// How many rows travel together at most, by what is declared of them and by the places that a file may take.
+fn most_rows(
+    way: Way,
+    inputs: &[RowInput],
+    outputs: &[ValueSpec],
+    workers: &WorkerLimits,
+    most_places: usize,
+) -> usize {
+    let most = match way {
+        // The workers take more rows than they run together in parts, and each has a place in the queue.
+        Way::Together if workers.batch_rows > 1 => MOST_ROWS.min(workers.batch_rows.saturating_mul(most_places)),
+        Way::Together => MOST_ROWS,
+        _ => ROWS_APART,
+    };
+    let bytes = inputs.iter().map(RowInput::row_bytes).sum::<usize>().max(1);
+    let answer_bytes = outputs.iter().map(answer_bytes).fold(0, usize::saturating_add).max(1);
+    let most_answers = MOST_ANSWER_BYTES.min(workers.output_bytes) / answer_bytes;
+    most.min(MOST_BYTES / bytes).min(most_answers).max(1)
+}
+
+/// Jobs that a run of so many rows is to the workers, at once.
+fn places(rows: usize, workers: &WorkerLimits) -> usize {
+    match workers.batch_rows {
+        0 | 1 => 1,
+        batch_rows => rows.div_ceil(batch_rows).min(workers.instances * 2).max(1),
+    }
+}
+
+/// Bytes of one row of an output, as far as its declaration tells.
+fn answer_bytes(spec: &ValueSpec) -> usize {
+    let ValueSpec::Tensor(TensorSpec { datatype, shape: Some(axes), .. }) = spec else { return 0 };
+    let axes = &axes[usize::from(matches!(axes.first(), Some(-1 | 1)))..];
+    let elements = axes.iter().try_fold(1usize, |count, &size| Some(count.saturating_mul(usize::try_from(size).ok()?)));
+    elements.map_or(0, |count| count.saturating_mul(datatype.size().unwrap_or(size_of::<bytes::Bytes>())))
+}
+
 /// Most rows of a run: with more, iris gains nothing.
 const MOST_ROWS: usize = 1024;
 /// Rows that travel together to be run one by one.
 const ROWS_APART: usize = 16;
 /// Most bytes of inputs that travel together.
 const MOST_BYTES: usize = 4 << 20;
+/// Most bytes of outputs that travel together.
+const MOST_ANSWER_BYTES: usize = 16 << 20;
 /// Rows of the first run, before anybody knows how long one takes.
 const FIRST_ROWS: usize = 64;
 /// Other requests wait behind a run, so it is not to take longer than this.
@@ -134,12 +185,12 @@ const LONG_RUN: Duration = Duration::from_millis(8);
 #[derive(Debug)]
 pub(super) struct Pace {
     rows: AtomicUsize,
-    most: usize,
+    most: AtomicUsize,
 }
 
 impl Pace {
     fn new(most: usize) -> Pace {
-        Pace { rows: AtomicUsize::new(FIRST_ROWS.min(most)), most }
+        Pace { rows: AtomicUsize::new(FIRST_ROWS.min(most)), most: AtomicUsize::new(most) }
     }
 
     pub(super) fn rows(&self) -> usize {
@@ -153,6 +204,65 @@ impl Pace {
             took if took < LONG_RUN / 4 && rows >= self.rows() => rows * 2,
             _ => return,
         };
-        self.rows.store(next.clamp(1, self.most), Ordering::Relaxed);
+        self.rows.store(next.clamp(1, self.most.load(Ordering::Relaxed)), Ordering::Relaxed);
+    }
+
+    /// The answers to a run of `rows` rows were more than a run may have; from here on there are never as many.
+    pub(super) fn was_too_large(&self, rows: usize) {
+        let most = (rows / 2).max(1);
+        self.most.fetch_min(most, Ordering::Relaxed);
+        self.rows.fetch_min(most, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+impl Plan {
+    /// Of a model with one input `X`, whose rows have so many elements.
+    pub(super) fn of_one_input(datatype: DataType, elements: usize) -> Plan {
+        let spec = TensorSpec { name: "X".to_owned(), datatype, shape: Some(vec![-1, elements as i64]) };
+        Plan {
+            inputs: RowInput::of(&spec).into_iter().collect(),
+            way: Way::Together,
+            described: String::new(),
+            specs: vec![ValueSpec::Tensor(spec)],
+            outputs: Some(Vec::new()),
+            pace: Pace::new(MOST_ROWS),
+            places: 1,
+            most_places: 1,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_whose_answers_were_too_large_stay_smaller() {
+        let pace = Pace::new(MOST_ROWS);
+        pace.was_too_large(64);
+        assert_eq!(pace.rows(), 32);
+        pace.ran(32, Duration::ZERO);
+        assert_eq!(pace.rows(), 32);
+        pace.was_too_large(1);
+        assert_eq!(pace.rows(), 1);
+    }
+
+    #[test]
+    fn a_file_takes_no_more_places_than_it_may() {
+        let workers = |instances, batch_rows| WorkerLimits {
+            instances,
+            batch_rows,
+            queue_capacity: 64,
+            output_bytes: usize::MAX,
+            steady: false,
+        };
+        let plan = |places| Plan { places, most_places: 16, ..Plan::of_one_input(DataType::Fp32, 4) };
+        for (rows, instances, batch_rows, at_once, in_flight) in
+            [(1024, 4, 64, 8, 2), (1024, 16, 64, 16, 1), (64, 16, 64, 1, 16), (1024, 16, 1, 1, 16)]
+        {
+            let places = places(rows, &workers(instances, batch_rows));
+            assert_eq!((places, plan(places).in_flight(instances + 1)), (at_once, in_flight.min(instances + 1)));
+        }
     }
 }

@@ -166,7 +166,9 @@ pub(super) struct Collector<'p> {
     columns: Vec<Column>,
     each: Vec<Payload>,
     good: usize,
-    each_bytes: usize,
+    /// Bytes of what differs from row to row: requests, texts, what rows are called, what is wrong with them.
+    held_bytes: usize,
+    has_texts: bool,
     /// Rows of this chunk.
     most: usize,
 }
@@ -178,7 +180,7 @@ pub(super) enum Column {
 }
 
 /// Bytes of rows that differ in size which travel together.
-const EACH_BYTES: usize = 1 << 20;
+pub(super) const HELD_BYTES: usize = 1 << 20;
 
 impl<'p> Collector<'p> {
     pub(super) fn new(plan: &'p Plan) -> Collector<'p> {
@@ -188,7 +190,8 @@ impl<'p> Collector<'p> {
             columns: Vec::new(),
             each: Vec::new(),
             good: 0,
-            each_bytes: 0,
+            held_bytes: 0,
+            has_texts: plan.inputs.iter().any(|input| input.datatype.size().is_none()),
             most: 0,
         };
         collector.begin(0);
@@ -197,7 +200,7 @@ impl<'p> Collector<'p> {
 
     fn begin(&mut self, first: u64) {
         self.tags = Tags { first, ..Tags::default() };
-        (self.good, self.each_bytes, self.most) = (0, 0, self.plan.pace.rows());
+        (self.good, self.held_bytes, self.most) = (0, 0, self.plan.pace.rows());
         if matches!(self.plan.way, Way::Together | Way::OneByOne) {
             let most = self.most;
             self.columns = self.plan.inputs.iter().map(|input| Column::with_room(input, most)).collect();
@@ -223,16 +226,20 @@ impl<'p> Collector<'p> {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.tags.count >= self.most || self.each_bytes >= EACH_BYTES
+        self.tags.count >= self.most || self.held_bytes >= HELD_BYTES
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.tags.count == 0
     }
 
-    /// The row that is being read was called so.
+    /// The row that is being read was called so; the last name that it is given counts.
     pub(super) fn id(&mut self, id: Box<RawValue>) {
-        self.tags.ids.push((self.tags.count, id));
+        self.held_bytes += id.get().len();
+        match self.tags.ids.last_mut() {
+            Some((place, known)) if *place == self.tags.count => *known = id,
+            _ => self.tags.ids.push((self.tags.count, id)),
+        }
     }
 
     /// Where the elements of the row being read go, for one input.
@@ -242,13 +249,27 @@ impl<'p> Collector<'p> {
 
     /// So many rows are in all columns.
     pub(super) fn good(&mut self, rows: usize) {
+        self.hold_texts();
         self.good += rows;
         self.tags.count += rows;
     }
 
+    /// Counts the texts that rows have left in the columns since `good` was last raised.
+    fn hold_texts(&mut self) {
+        if !self.has_texts {
+            return;
+        }
+        for (column, input) in self.columns.iter().zip(&self.plan.inputs) {
+            if let Column::Strings(strings) = column {
+                let of_rows = strings.iter().skip(self.good * input.elements);
+                self.held_bytes += of_rows.map(Bytes::len).sum::<usize>();
+            }
+        }
+    }
+
     /// A row that is run by itself.
     pub(super) fn each(&mut self, payload: Payload) {
-        self.each_bytes += payload.byte_size();
+        self.held_bytes += payload.byte_size();
         self.each.push(payload);
         self.good(1);
     }
@@ -270,6 +291,9 @@ impl<'p> Collector<'p> {
             let good = (0..count).filter(|row| is_bad.next_if_eq(row).is_none());
             good.for_each(|row| own.append_row(column, row, input));
         }
+        self.hold_texts();
+        self.held_bytes += ids.iter().map(|(_, id)| id.get().len()).sum::<usize>();
+        self.held_bytes += bad.iter().map(|(_, problem)| problem.len()).sum::<usize>();
         let start = self.tags.count;
         self.good += count - bad.len();
         self.tags.bad.extend(bad.into_iter().map(|(row, problem)| (start + row, problem)));
@@ -285,6 +309,7 @@ impl<'p> Collector<'p> {
     /// The row being read is none; what it left in the columns is taken back.
     pub(super) fn bad(&mut self, problem: String) {
         self.take_back();
+        self.held_bytes += problem.len();
         self.tags.bad.push((self.tags.count, problem));
         self.tags.count += 1;
     }
@@ -367,4 +392,40 @@ pub(super) fn tensors(inputs: &[RowInput], data: &[Data], from: usize, to: usize
         tensor.map(Value::Tensor).map_err(Error::from)
     });
     tensors.collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::tensor::DataType;
+
+    #[test]
+    fn long_names_and_texts_fill_a_chunk() {
+        let name = |length: usize| RawValue::from_string(format!("\"{}\"", "n".repeat(length))).unwrap();
+        let plan = Plan::of_one_input(DataType::Fp32, 1);
+        let mut rows = Collector::new(&plan);
+        for _ in 0..2 {
+            assert!(!rows.is_full());
+            rows.column(0).push(Data::Raw(Bytes::from_static(&[0; 4])));
+            rows.id(name(HELD_BYTES / 2));
+            rows.good(1);
+        }
+        assert!(rows.is_full());
+        rows.take();
+        assert!(!rows.is_full());
+
+        let plan = Plan::of_one_input(DataType::Bytes, 1);
+        let mut rows = Collector::new(&plan);
+        let text = Bytes::from(vec![b'x'; HELD_BYTES / 2]);
+        for _ in 0..2 {
+            assert!(!rows.is_full());
+            rows.column(0).push(Data::Strings(vec![text.clone()]));
+            rows.good(1);
+        }
+        assert!(rows.is_full());
+        rows.take();
+        rows.extend(2, vec![Column::Strings(vec![text.clone(), text])], Vec::new(), Vec::new());
+        assert!(rows.is_full());
+    }
 }

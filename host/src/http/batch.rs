@@ -45,6 +45,7 @@ pub async fn batch(
     let Query(parameters) = query.map_err(|error| Error::invalid_input(error.body_text()))?;
     let permit = app.admit_batch()?;
     let headers = request.headers();
+    check_coding(headers)?;
     let (from, to) = formats(headers)?;
     let key = |sticky: &Sticky| match sticky {
         Sticky::Header(name) => headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned),
@@ -110,14 +111,23 @@ impl http_body::Body for Answers {
 }
 
 fn limits(app: &App, workers: &WorkerLimits) -> Limits {
-    // Never more than a quarter of the places in the model's queue: the others are for requests that somebody waits for.
-    let most = (workers.queue_capacity / 4).max(1);
     Limits {
-        in_flight: (workers.instances + 1).min(most),
+        in_flight: workers.instances + 1,
         row_bytes: to_usize(app.config.limits.max_body_bytes),
         file_bytes: app.config.limits.max_batch_bytes.as_u64(),
         scratch: app.models.scratch().to_owned(),
         patience: app.config.limits.body_idle_timeout,
+    }
+}
+
+/// Rows come as they are: to unpack them would be to take more of them than the limits say.
+fn check_coding(headers: &HeaderMap) -> Result<()> {
+    let Some(coding) = headers.get(header::CONTENT_ENCODING) else { return Ok(()) };
+    match coding.to_str().unwrap_or_default().trim() {
+        coding if coding.eq_ignore_ascii_case("identity") => Ok(()),
+        coding => Err(Error::invalid_input(format!(
+            "a batch takes no Content-Encoding; {coding:?} came: send the rows unpacked, or as Parquet, which packs them itself"
+        ))),
     }
 }
 

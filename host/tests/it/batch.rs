@@ -76,6 +76,29 @@ async fn lines_are_lists_objects_of_inputs_or_features_with_an_id() {
 }
 
 #[tokio::test]
+async fn a_row_with_two_ids_has_the_last_one_and_the_others_keep_theirs() {
+    let (host, _store) = Host::with_iris(&[]).await;
+    let row = |ids: &str| format!("{{\"features\": {}, {ids}}}\n", ROWS[0]);
+    let body = [row(r#""id": 1"#), row(r#""id": 2, "id": 3"#), row(r#""id": 4"#)].concat();
+    let answers = ndjson(&host, "iris", body).await;
+    let ids: Vec<&Value> = answers.iter().map(|answer| &answer["id"]).collect();
+    assert_eq!(ids, [1, 3, 4]);
+}
+
+#[tokio::test]
+async fn rows_whose_outputs_are_large_go_in_runs_that_may_answer() {
+    let (host, _store) = Host::with_iris(&["--max-output-bytes", "1KiB"]).await;
+    host.upload("wide", "1", onnx_file::identity(1, &[-1, 16])).await;
+    let row = format!("[{}1]\n", "1,".repeat(15));
+    let answers = ndjson(&host, "wide", row.repeat(4000)).await;
+    assert_eq!(answers.len(), 4000);
+    assert!(answers.iter().all(|answer| answer["error"].is_null()));
+    // 16 rows are as much as a run may answer with.
+    let runs = host.metric(r#"model_predictions_total{model="wide",status="ok",version="1"}"#).await.unwrap();
+    assert!(runs < 1000.0, "{runs} runs");
+}
+
+#[tokio::test]
 async fn a_bad_row_is_an_error_in_its_place_and_nothing_else() {
     let (host, _store) = Host::with_iris(&["--max-body-bytes", "2KiB"]).await;
     let long = format!("[{}]", "5.1,".repeat(1000));
@@ -254,4 +277,11 @@ async fn what_is_no_batch_is_refused() {
     let request = host.client.post(format!("{}/models/iris/batch", host.url)).header("content-type", NDJSON);
     let (status, refused) = answer(request.header("accept", "text/html").body(ROWS[0]).send().await.unwrap()).await;
     assert_eq!(status, 400, "{refused}");
+    for (coding, expected) in [("gzip", 400), ("identity", 200)] {
+        let request = host.client.post(format!("{}/models/iris/batch", host.url)).header("content-type", NDJSON);
+        let response = request.header("content-encoding", coding).body(ROWS[0]).send().await.unwrap();
+        assert_eq!(response.status(), expected, "{coding}");
+        let text = response.text().await.unwrap();
+        assert_eq!(text.contains("Content-Encoding"), expected == 400, "{text}");
+    }
 }

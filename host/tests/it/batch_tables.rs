@@ -216,6 +216,37 @@ async fn numbers_of_other_types_lists_names_and_nulls() {
 }
 
 #[tokio::test]
+async fn a_text_that_a_file_has_once_and_its_rows_often_is_no_larger_than_a_row_may_be() {
+    let (host, _store) = Host::with_iris(&["--max-body-bytes", "64KiB"]).await;
+    host.upload("words", "1", onnx_file::identity(8, &[-1])).await;
+    let (long, fit) = ("x".repeat(200 << 10), "y".repeat(50 << 10));
+    let texts = (0..8000).map(|row| {
+        if row % 4 == 0 {
+            long.as_str()
+        } else if row % 4 == 1 {
+            &fit
+        } else {
+            "z"
+        }
+    });
+    let file = parquet(vec![("x", Arc::new(StringArray::from_iter_values(texts)))]);
+    assert!(file.len() < 1 << 20, "{} bytes", file.len());
+    let answers = ask(&host, "words/batch", PARQUET, NDJSON, file).await;
+    let lines = answers.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
+    let mut rows = 0;
+    for (row, line) in lines.enumerate() {
+        let answer: Value = serde_json::from_slice(line).unwrap();
+        match row % 4 {
+            0 => assert!(answer["error"].as_str().unwrap().contains("--max-body-bytes"), "{row}: {}", answer["error"]),
+            1 => assert_eq!(answer["prediction"], fit),
+            _ => assert_eq!(answer["prediction"], "z"),
+        }
+        rows += 1;
+    }
+    assert_eq!(rows, 8000);
+}
+
+#[tokio::test]
 async fn every_datatype_goes_through_a_table_unchanged() {
     let (host, _store) = Host::with_iris(&[]).await;
     for (number, text) in [

@@ -189,7 +189,7 @@ async fn memory_does_not_grow_with_the_file() {
     }
 }
 
-/// By hand: `cargo xtask test -- ten_million` takes minutes; with `--release` less.
+/// By hand: `cargo xtask test -- --test it ten_million -- --ignored` takes minutes; with `--release` before `--test` less.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 #[ignore = "takes minutes"]

@@ -1,6 +1,7 @@
 //! Arrow's arrays as elements of tensors, and as JSON.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
@@ -8,7 +9,7 @@ use arrow_array::types::{
     UInt32Type, UInt64Type,
 };
 use arrow_array::{Array, ArrowPrimitiveType, PrimitiveArray};
-use arrow_schema::DataType as ArrowType;
+use arrow_schema::{DataType as ArrowType, FieldRef};
 use bytes::Bytes;
 use serde_json::{Value, json};
 
@@ -52,6 +53,58 @@ impl Elements {
 
 pub(super) fn is_list(kind: &ArrowType) -> bool {
     matches!(kind, ArrowType::List(_) | ArrowType::LargeList(_) | ArrowType::FixedSizeList(..))
+}
+
+/// Whether every value takes as much memory as any other.
+pub(super) fn has_one_size(kind: &ArrowType) -> bool {
+    kind.is_primitive() || matches!(kind, ArrowType::Boolean | ArrowType::Null)
+}
+
+/// The same column, with texts that refer to where they are in place of copies.
+pub(super) fn with_views(field: &FieldRef) -> FieldRef {
+    let kind = match field.data_type() {
+        ArrowType::Utf8 | ArrowType::LargeUtf8 => ArrowType::Utf8View,
+        ArrowType::Binary | ArrowType::LargeBinary => ArrowType::BinaryView,
+        ArrowType::Dictionary(_, value) if matches!(**value, ArrowType::Utf8 | ArrowType::LargeUtf8) => {
+            ArrowType::Utf8View
+        }
+        ArrowType::List(item) => ArrowType::List(with_views(item)),
+        ArrowType::LargeList(item) => ArrowType::LargeList(with_views(item)),
+        ArrowType::FixedSizeList(item, size) => ArrowType::FixedSizeList(with_views(item), *size),
+        ArrowType::Struct(fields) => ArrowType::Struct(fields.iter().map(with_views).collect()),
+        _ => return Arc::clone(field),
+    };
+    Arc::new(field.as_ref().clone().with_data_type(kind))
+}
+
+/// Adds the bytes of each row's text or list.
+pub(super) fn add_sizes(array: &dyn Array, sizes: &mut [usize]) {
+    if has_one_size(array.data_type()) {
+        return;
+    }
+    for (row, size) in sizes.iter_mut().enumerate().filter(|(row, _)| array.is_valid(*row)) {
+        *size = size.saturating_add(size_of_value(array, row));
+    }
+}
+
+fn size_of_value(array: &dyn Array, row: usize) -> usize {
+    match array.data_type() {
+        ArrowType::Utf8View => array.as_string_view().value(row).len(),
+        ArrowType::BinaryView => array.as_binary_view().value(row).len(),
+        ArrowType::List(_) => size_of_list(&array.as_list::<i32>().value(row)),
+        ArrowType::LargeList(_) => size_of_list(&array.as_list::<i64>().value(row)),
+        ArrowType::FixedSizeList(..) => size_of_list(&array.as_fixed_size_list().value(row)),
+        _ => 0,
+    }
+}
+
+fn size_of_list(list: &dyn Array) -> usize {
+    match list.data_type().primitive_width() {
+        Some(width) => list.len() * width,
+        None => (0..list.len())
+            .map(|item| if list.is_valid(item) { size_of_value(list, item) } else { 0 } + 1)
+            .sum::<usize>(),
+    }
 }
 
 /// A number of a file, as it becomes an element.
@@ -242,10 +295,8 @@ fn text_of(array: &dyn Array, row: usize) -> Option<&str> {
         return None;
     }
     match array.data_type() {
-        ArrowType::Utf8 => Some(array.as_string::<i32>().value(row)),
-        ArrowType::LargeUtf8 => Some(array.as_string::<i64>().value(row)),
         ArrowType::Utf8View => Some(array.as_string_view().value(row)),
-        ArrowType::Binary => std::str::from_utf8(array.as_binary::<i32>().value(row)).ok(),
+        ArrowType::BinaryView => std::str::from_utf8(array.as_binary_view().value(row)).ok(),
         _ => None,
     }
 }

@@ -5,8 +5,10 @@ mod columns;
 mod csv;
 mod json;
 mod ndjson;
+mod pages;
 mod parquet;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
@@ -88,14 +90,20 @@ pub(super) fn read(
     let Reading { format, feed, options, limits, progress } = reading;
     let mut chunks = Chunks { begun: Some(begun), sender };
     let mut rows = Collector::new(plan);
-    let read = match format {
+    // Whoever unwinds drops the sender, which would look like the file's end.
+    let read = catch_unwind(AssertUnwindSafe(|| match format {
         Format::Ndjson => ndjson::read(feed, limits.row_bytes, &mut rows, &mut chunks),
         Format::Csv => csv::read(feed, limits.row_bytes, &options, &mut rows, &mut chunks),
         Format::Parquet => match feed.into_file(&limits.scratch, limits.file_bytes) {
-            Ok(file) => parquet::read(file, &options, &progress, &mut rows, &mut chunks),
+            Ok(file) => parquet::read(file, &options, limits.row_bytes, &progress, &mut rows, &mut chunks),
             Err(error) => Err(error.into()),
         },
-    };
+    }));
+    let read = read.unwrap_or_else(|_| {
+        // What was half collected is nothing to run.
+        rows = Collector::new(plan);
+        Err(Error::internal("the reader of a batch panicked").into())
+    });
     // The rows before what ended it are answered all the same.
     let ended = match (chunks.send(&mut rows), read) {
         (Err(stopped), _) | (Ok(()), Err(stopped)) => stopped,
@@ -106,5 +114,54 @@ pub(super) fn read(
         // Where nobody is there to hear it, nobody asks.
         Some(begun) => drop(begun.send(Err(error))),
         None => drop(sender.blocking_send(Err(error))),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::io::{self, Read};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::error::ErrorCode;
+    use crate::tensor::DataType;
+
+    /// Gives a row, and panics when it is asked for more.
+    struct Broken(&'static [u8]);
+
+    impl Read for Broken {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            match self.0.read(buffer)? {
+                0 => panic!("no more of this"),
+                length => Ok(length),
+            }
+        }
+    }
+
+    #[test]
+    fn a_panic_is_an_error_and_no_end() {
+        for (format, row) in [(Format::Ndjson, &b"[1]\n"[..]), (Format::Csv, b"1\n"), (Format::Parquet, b"PAR1")] {
+            let plan = Plan::of_one_input(DataType::Fp32, 1);
+            let limits = Limits {
+                in_flight: 1,
+                row_bytes: 1 << 20,
+                file_bytes: 1 << 20,
+                scratch: tempfile::env::temp_dir(),
+                patience: Duration::ZERO,
+            };
+            let feed = Feed::of_reader(Broken(row));
+            let reading = Reading { format, feed, options: ReadOptions::default(), limits, progress: Arc::default() };
+            let (begun, mut has_begun) = oneshot::channel();
+            let (sender, mut chunks) = mpsc::channel(8);
+            read(reading, &plan, begun, &sender);
+            drop(sender);
+            let mut ended = has_begun.try_recv().unwrap().err();
+            while let Some(chunk) = chunks.blocking_recv() {
+                assert!(ended.is_none(), "an item comes behind the error");
+                ended = chunk.err();
+            }
+            assert_eq!(ended.unwrap().code, ErrorCode::Internal);
+        }
     }
 }

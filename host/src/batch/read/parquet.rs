@@ -1,63 +1,147 @@
 //! Columns of a Parquet file, turned into rows of tensors.
 
 use std::fs::File;
+use std::sync::Arc;
 
 use arrow_array::{Array, RecordBatch};
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use arrow_schema::Schema;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use parquet::errors::ParquetError;
 use serde_json::value::RawValue;
 
-use super::arrow::{Elements, Problems, copy_list, copy_scalars, is_list, json_of};
+use super::arrow::{
+    Elements, Problems, add_sizes, copy_list, copy_scalars, has_one_size, is_list, json_of, with_views,
+};
 use super::columns::{Columns, Source, find, id_column};
 use super::json::read_row;
+use super::pages::Pages;
 use super::{Begun, Chunks, ReadOptions, Stopped};
 use crate::batch::Progress;
-use crate::batch::plan::Way;
-use crate::batch::rows::Collector;
+use crate::batch::plan::{Plan, Way};
+use crate::batch::rows::{Collector, HELD_BYTES};
 use crate::error::{Error, Result};
 
-/// Rows that are decoded at once.
+/// Rows that are decoded at once: where all have one size, as many as have so many elements, or so many where they have not.
 const ROWS: usize = 8192;
+const MOST_ELEMENTS: usize = 2 << 20;
+const UNEVEN_ROWS: usize = 128;
 
 /// Reads one row group after another.
 pub(super) fn read(
     file: File,
     options: &ReadOptions,
+    row_bytes: usize,
     progress: &Progress,
     rows: &mut Collector<'_>,
     chunks: &mut Chunks<'_>,
 ) -> std::result::Result<(), Stopped> {
     let unreadable =
         |error: &dyn std::fmt::Display| Error::invalid_input(format!("the file is not readable as Parquet: {error}"));
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| unreadable(&error))?;
+    let builder = open(file).map_err(|error| unreadable(&error))?;
     progress.expect(u64::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or(0));
-    let schema = builder.schema().clone();
-    let names: Vec<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
-    let columns = match rows.plan.way {
-        Way::Together | Way::OneByOne => {
-            Some(find(rows.plan, &names, |column| is_list(schema.field(column).data_type()), options)?)
-        }
-        Way::Json | Way::Plugin => None,
+    let table = Table::of(builder.schema(), rows.plan, options, row_bytes)?;
+    let rows_at_once = match builder.schema().fields().iter().all(|field| has_one_size(field.data_type())) {
+        true => (MOST_ELEMENTS / table.names.len().max(1)).clamp(1, ROWS),
+        false => UNEVEN_ROWS,
     };
-    let id = columns.as_ref().map_or_else(|| id_column(rows.plan, &names), |columns| columns.id);
-    let batches = builder.with_batch_size(ROWS).build().map_err(|error| unreadable(&error))?;
-    chunks.begin(Begun { has_ids: id.is_some() });
+    let batches = builder.with_batch_size(rows_at_once).build().map_err(|error| unreadable(&error))?;
+    chunks.begin(Begun { has_ids: table.id.is_some() });
     for batch in batches {
-        let batch = batch.map_err(|error| unreadable(&error))?;
+        table.read(&batch.map_err(|error| unreadable(&error))?, rows, chunks)?;
+    }
+    Ok(())
+}
+
+/// What the columns of a file are.
+struct Table {
+    names: Vec<String>,
+    /// Those of the model's inputs, where rows have one size.
+    columns: Option<Columns>,
+    id: Option<usize>,
+    /// Most bytes of a row.
+    row_bytes: usize,
+}
+
+impl Table {
+    fn of(schema: &Schema, plan: &Plan, options: &ReadOptions, row_bytes: usize) -> Result<Table> {
+        let names: Vec<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
+        let columns = match plan.way {
+            Way::Together | Way::OneByOne => {
+                Some(find(plan, &names, |column| is_list(schema.field(column).data_type()), options)?)
+            }
+            Way::Json | Way::Plugin => None,
+        };
+        let id = columns.as_ref().map_or_else(|| id_column(plan, &names), |columns| columns.id);
+        Ok(Table { names, columns, id, row_bytes })
+    }
+
+    /// Takes the rows of a batch, as many at once as a chunk has room for.
+    fn read(
+        &self,
+        batch: &RecordBatch,
+        rows: &mut Collector<'_>,
+        chunks: &mut Chunks<'_>,
+    ) -> std::result::Result<(), Stopped> {
+        let sizes = sizes(batch, self.columns.as_ref());
         let mut from = 0;
         while from < batch.num_rows() {
-            let count = rows.room().clamp(1, batch.num_rows() - from);
+            let count = together(&sizes[from..], rows.room(), self.row_bytes);
             let part = batch.slice(from, count);
-            match &columns {
-                Some(columns) => read_fixed(&part, columns, &names, rows)?,
-                None => read_objects(&part, &names, id, rows)?,
+            match &self.columns {
+                _ if count == 0 => {
+                    rows.bad(format!("the row is larger than {} bytes (--max-body-bytes)", self.row_bytes));
+                }
+                Some(columns) => read_fixed(&part, columns, &self.names, rows)?,
+                None => read_objects(&part, &self.names, self.id, rows)?,
             }
             if rows.is_full() {
                 chunks.send(rows)?;
             }
-            from += count;
+            from += count.max(1);
+        }
+        Ok(())
+    }
+}
+
+/// Opens it with texts that refer to where they are: one that a file has once, and each of its rows, is in memory once.
+fn open(file: File) -> std::result::Result<ParquetRecordBatchReaderBuilder<Pages>, ParquetError> {
+    let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new())?;
+    let fields: Vec<_> = metadata.schema().fields().iter().map(with_views).collect();
+    let schema = Schema::new_with_metadata(fields, metadata.schema().metadata().clone());
+    let options = ArrowReaderOptions::new().with_schema(Arc::new(schema));
+    let metadata = ArrowReaderMetadata::try_new(Arc::clone(metadata.metadata()), options)?;
+    let columns = metadata.metadata().file_metadata().schema_descr().num_columns();
+    Ok(ParquetRecordBatchReaderBuilder::new_with_metadata(Pages::new(file, columns), metadata))
+}
+
+/// Bytes that each row has in texts and lists, of what is read of it.
+fn sizes(batch: &RecordBatch, columns: Option<&Columns>) -> Vec<usize> {
+    let mut sizes = vec![0; batch.num_rows()];
+    let mut add = |column: usize| add_sizes(batch.column(column), &mut sizes);
+    let Some(columns) = columns else {
+        (0..batch.num_columns()).for_each(add);
+        return sizes;
+    };
+    for source in &columns.inputs {
+        match source {
+            Source::Scalars(scalars) => scalars.iter().copied().for_each(&mut add),
+            Source::List(list) => add(*list),
         }
     }
-    Ok(())
+    columns.id.into_iter().for_each(add);
+    sizes
+}
+
+/// How many of the rows to come are read together: as many as a chunk takes, and none where the first is larger than a row
+/// may be.
+fn together(sizes: &[usize], room: usize, most: usize) -> usize {
+    let mut bytes = 0;
+    let fitting = sizes.iter().take(room.max(1)).take_while(|&&size| {
+        let fits = size <= most && bytes < HELD_BYTES;
+        bytes += size;
+        fits
+    });
+    fitting.count()
 }
 
 /// Rows of one size, all at once.

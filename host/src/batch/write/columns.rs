@@ -1,5 +1,7 @@
 //! The columns that a model's answers have in a table.
 
+use std::collections::BTreeMap;
+
 use super::element::json;
 use super::ndjson::{write_cell, write_response};
 use crate::batch::plan::Plan;
@@ -65,31 +67,25 @@ fn kind(spec: &ValueSpec) -> Kind {
 /// # Errors
 /// Why it has nothing, or something else than the model declares.
 pub(super) fn fields<'a>(columns: &[OutputColumn], answer: RowAnswer<'a>) -> Result<Vec<Field<'a>>, String> {
-    let cells: Vec<(&Value, Cell<'a>)> = match answer {
+    let (outputs, row): (&'a [Value], Option<usize>) = match answer {
         RowAnswer::Failed(problem) => return Err(problem.to_owned()),
-        RowAnswer::Of(outputs, row) => outputs.iter().map(|output| (output, cell_of(output, row))).collect(),
-        RowAnswer::Whole(Answer::Outputs(outputs)) => {
-            outputs.iter().map(|output| (output, cell_of_whole(output))).collect()
-        }
+        RowAnswer::Of(outputs, row) => (outputs, Some(row)),
+        RowAnswer::Whole(Answer::Outputs(outputs)) => (outputs, None),
         RowAnswer::Whole(Answer::Response(response)) => {
             let mut text = Vec::new();
             write_response(response, &mut text)?;
             return Ok(vec![Field::Json(text)]);
         }
     };
-    if columns.len() != cells.len() {
+    if columns.len() != outputs.len() {
         // The postprocess plugin was gone around.
+        let named: BTreeMap<_, _> = outputs.iter().map(|output| (output.name(), ValueData(output))).collect();
         let mut text = Vec::new();
-        json(
-            &cells
-                .iter()
-                .map(|(output, _)| (output.name(), ValueData(output)))
-                .collect::<std::collections::BTreeMap<_, _>>(),
-            &mut text,
-        );
+        json(&named, &mut text);
         return Ok(vec![Field::Json(text)]);
     }
-    columns.iter().zip(cells).map(|(column, (_, cell))| field(column, cell)).collect()
+    let cell = |output: &'a Value| row.map_or_else(|| cell_of_whole(output), |row| cell_of(output, row));
+    columns.iter().zip(outputs).map(|(column, output)| field(column, cell(output))).collect()
 }
 
 fn field<'a>(column: &OutputColumn, cell: Cell<'a>) -> Result<Field<'a>, String> {

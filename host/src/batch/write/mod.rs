@@ -7,6 +7,7 @@ mod ndjson;
 mod parquet;
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::value::Value;
 
 /// Where written bytes go.
-pub(super) struct Pieces {
+struct Pieces {
     sender: mpsc::Sender<io::Result<Bytes>>,
     patience: Duration,
     buffer: Vec<u8>,
@@ -38,22 +39,22 @@ const BEFORE_CUT: Duration = Duration::from_millis(100);
 pub(super) struct Unwanted;
 
 impl Pieces {
-    pub(super) fn new(sender: mpsc::Sender<io::Result<Bytes>>, patience: Duration) -> Pieces {
+    fn new(sender: mpsc::Sender<io::Result<Bytes>>, patience: Duration) -> Pieces {
         Pieces { sender, patience, buffer: Vec::with_capacity(PIECE_BYTES * 2) }
     }
 
     /// What was written and not sent yet; may be added to.
-    pub(super) fn buffer(&mut self) -> &mut Vec<u8> {
+    fn buffer(&mut self) -> &mut Vec<u8> {
         &mut self.buffer
     }
 
     /// Sends what is a piece's worth.
-    pub(super) fn send_full(&mut self) -> std::result::Result<(), Unwanted> {
+    fn send_full(&mut self) -> std::result::Result<(), Unwanted> {
         if self.buffer.len() >= PIECE_BYTES { self.send() } else { Ok(()) }
     }
 
     /// Sends what was written.
-    pub(super) fn send(&mut self) -> std::result::Result<(), Unwanted> {
+    fn send(&mut self) -> std::result::Result<(), Unwanted> {
         if self.buffer.is_empty() {
             return Ok(());
         }
@@ -152,19 +153,30 @@ impl Writer {
     }
 }
 
-/// Writes answers until there are no more, or nobody takes them.
+/// Writes answers until there are no more, or nobody takes them. Where there is no writer for them, or it panics, they end
+/// with an error.
 pub(super) fn write(
     format: Format,
     plan: &Plan,
     begun: Begun,
-    mut answers: mpsc::Receiver<Result<Answered>>,
-    pieces: Pieces,
+    answers: mpsc::Receiver<Result<Answered>>,
+    (sender, patience): (mpsc::Sender<io::Result<Bytes>>, Duration),
     progress: &Progress,
 ) {
-    let mut writer = match Writer::new(format, plan, begun, pieces) {
-        Ok(writer) => writer,
-        Err(error) => return tracing::error!(%error, "a batch cannot be written"),
-    };
+    let pieces = Pieces::new(sender.clone(), patience);
+    let written = catch_unwind(AssertUnwindSafe(|| {
+        let writer = Writer::new(format, plan, begun, pieces)?;
+        write_all(writer, answers, progress);
+        Ok(())
+    }));
+    // Whoever unwinds drops the sender, which would look like the answers' end.
+    if let Err(error) = written.unwrap_or_else(|_| Err(Error::internal("the writer of a batch panicked"))) {
+        tracing::error!(%error, "a batch cannot be written");
+        Pieces::new(sender, patience).fail(&error);
+    }
+}
+
+fn write_all(mut writer: Writer, mut answers: mpsc::Receiver<Result<Answered>>, progress: &Progress) {
     while let Some(answered) = answers.blocking_recv() {
         match answered {
             Ok(answered) => {
@@ -205,4 +217,34 @@ pub fn predictions(outputs: &[Value], rows: usize) -> Result<String> {
     }
     list.push(b']');
     String::from_utf8(list).map_err(Error::internal)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::value::RawValue;
+
+    use super::*;
+    use crate::batch::rows::{Answers, Tags};
+    use crate::tensor::DataType;
+
+    /// The pieces of one answer, as it is written.
+    fn written(format: Format, plan: Plan, answered: Answered) -> Vec<io::Result<Bytes>> {
+        let (answers, to_write) = mpsc::channel(1);
+        answers.try_send(Ok(answered)).unwrap();
+        drop(answers);
+        let (sender, mut pieces) = mpsc::channel(8);
+        let begun = Begun { has_ids: true };
+        write(format, &plan, begun, to_write, (sender, Duration::ZERO), &Progress::default());
+        std::iter::from_fn(|| pieces.blocking_recv()).collect()
+    }
+
+    #[test]
+    fn a_panic_is_an_error_and_no_end() {
+        // The name of a row that is not there makes the writer panic.
+        let ids = vec![(7, RawValue::from_string("1".to_owned()).unwrap())];
+        let panicking = Answered { tags: Tags { ids, ..Tags::default() }, answers: Answers::Each(Vec::new()) };
+        let pieces = written(Format::Parquet, Plan::of_one_input(DataType::Fp32, 1), panicking);
+        assert!(pieces.last().unwrap().is_err());
+    }
 }

@@ -101,38 +101,32 @@ impl Writer {
     }
 
     fn batch(&self, answered: &Answered) -> std::result::Result<RecordBatch, ParquetError> {
-        let (rows, ids, outputs, errors) = match self.whole(answered) {
-            Some(outputs) => {
-                let first = i64::try_from(answered.tags.first).unwrap_or(i64::MAX);
-                let rows: Vec<i64> = (first..).take(answered.tags.count).collect();
-                (rows, self.ids(answered), outputs, StringArray::new_null(answered.tags.count))
-            }
-            None => self.by_row(answered),
+        let (outputs, errors) = match self.whole(answered) {
+            Some(outputs) => (outputs?, StringArray::new_null(answered.tags.count)),
+            None => self.by_row(answered)?,
         };
-        let mut arrays: Vec<ArrayRef> = vec![Arc::new(PrimitiveArray::<Int64Type>::from(rows))];
-        arrays.extend(ids.map(|ids| Arc::new(ids) as ArrayRef));
-        for values in outputs {
-            arrays.push(values.into_array()?);
-        }
+        let first = i64::try_from(answered.tags.first).unwrap_or(i64::MAX);
+        let rows = (first..).take(answered.tags.count);
+        let mut arrays: Vec<ArrayRef> = vec![Arc::new(PrimitiveArray::<Int64Type>::from_iter_values(rows))];
+        arrays.extend(self.ids(answered).map(|ids| Arc::new(ids) as ArrayRef));
+        arrays.extend(outputs);
         arrays.push(Arc::new(errors));
         Ok(RecordBatch::try_new(Arc::clone(&self.schema), arrays)?)
     }
 
     /// The outputs of rows that all went well and together, without a look at each.
-    fn whole(&self, answered: &Answered) -> Option<Vec<Values>> {
+    fn whole(&self, answered: &Answered) -> Option<std::result::Result<Vec<ArrayRef>, ParquetError>> {
         let Answers::Together(outputs) = &answered.answers else { return None };
         if !answered.tags.bad.is_empty() || outputs.len() != self.columns.len() {
             return None;
         }
-        let count = answered.tags.count;
         let whole = self.columns.iter().zip(outputs).map(|(column, output)| match output {
             Value::Tensor(Tensor { datatype, shape, data: Data::Raw(bytes), .. })
                 if column.kind != Kind::Json
                     && *datatype == column.kind.datatype()
                     && shape.get(1..).is_some_and(|axes| axes.iter().product::<usize>() == column.kind.count()) =>
             {
-                let numbers = bytes.to_vec();
-                Some(Values { kind: column.kind, numbers, texts: Vec::new(), is_there: vec![true; count] })
+                Some(array(column.kind, bytes, Vec::new(), None))
             }
             _ => None,
         });
@@ -148,24 +142,22 @@ impl Writer {
         Some(StringArray::from(ids))
     }
 
-    fn by_row(&self, answered: &Answered) -> (Vec<i64>, Option<StringArray>, Vec<Values>, StringArray) {
+    fn by_row(&self, answered: &Answered) -> std::result::Result<(Vec<ArrayRef>, StringArray), ParquetError> {
         let count = answered.tags.count;
         let mut outputs: Vec<Values> = self.columns.iter().map(|column| Values::new(column.kind, count)).collect();
-        let (mut rows, mut errors) = (Vec::with_capacity(count), Vec::with_capacity(count));
-        answered.each(|row, _, answer| {
-            rows.push(i64::try_from(row).unwrap_or(i64::MAX));
-            match fields(&self.columns, answer) {
-                Ok(fields) => {
-                    outputs.iter_mut().zip(fields).for_each(|(values, field)| values.push(field));
-                    errors.push(None);
-                }
-                Err(problem) => {
-                    outputs.iter_mut().for_each(Values::push_none);
-                    errors.push(Some(problem));
-                }
+        let mut errors = Vec::with_capacity(count);
+        answered.each(|_, _, answer| match fields(&self.columns, answer) {
+            Ok(fields) => {
+                outputs.iter_mut().zip(fields).for_each(|(values, field)| values.push(field));
+                errors.push(None);
+            }
+            Err(problem) => {
+                outputs.iter_mut().for_each(Values::push_none);
+                errors.push(Some(problem));
             }
         });
-        (rows, self.ids(answered), outputs, StringArray::from(errors))
+        let outputs = outputs.into_iter().map(Values::into_array).collect::<std::result::Result<_, _>>()?;
+        Ok((outputs, StringArray::from(errors)))
     }
 }
 
@@ -264,41 +256,47 @@ impl Values {
     }
 
     fn into_array(self) -> std::result::Result<ArrayRef, ParquetError> {
-        let Kind::List(datatype, count) = self.kind else {
-            let is_there = self.is_there.clone();
-            return Ok(self.elements(Some(is_there)));
-        };
-        let item = Arc::new(ArrowField::new("item", element_type(datatype), false));
-        let is_there = self.is_there.clone();
-        let size = i32::try_from(count).unwrap_or(i32::MAX);
-        Ok(Arc::new(FixedSizeListArray::try_new(item, size, self.elements(None), Some(is_there.into()))?))
+        array(self.kind, &self.numbers, self.texts, Some(self.is_there))
     }
+}
 
-    fn elements(self, is_there: Option<Vec<bool>>) -> ArrayRef {
-        let numbers = &self.numbers;
-        match self.kind.datatype() {
-            DataType::Bool => {
-                let truths: Vec<bool> = numbers.iter().map(|&byte| byte != 0).collect();
-                Arc::new(BooleanArray::new(truths.into(), is_there.map(Into::into)))
-            }
-            DataType::Uint8 => primitive::<UInt8Type>(numbers, is_there),
-            DataType::Uint16 => primitive::<UInt16Type>(numbers, is_there),
-            DataType::Uint32 => primitive::<UInt32Type>(numbers, is_there),
-            DataType::Uint64 => primitive::<UInt64Type>(numbers, is_there),
-            DataType::Int8 => primitive::<Int8Type>(numbers, is_there),
-            DataType::Int16 => primitive::<Int16Type>(numbers, is_there),
-            DataType::Int32 => primitive::<Int32Type>(numbers, is_there),
-            DataType::Int64 => primitive::<Int64Type>(numbers, is_there),
-            DataType::Fp16 => primitive::<Float16Type>(numbers, is_there),
-            DataType::Bf16 => {
-                let (elements, _) = numbers.as_chunks::<2>();
-                let wide: Vec<f32> = elements.iter().map(|bytes| half::bf16::from_le_bytes(*bytes).to_f32()).collect();
-                Arc::new(PrimitiveArray::<Float32Type>::new(wide.into(), is_there.map(Into::into)))
-            }
-            DataType::Fp32 => primitive::<Float32Type>(numbers, is_there),
-            DataType::Fp64 => primitive::<Float64Type>(numbers, is_there),
-            DataType::Bytes => Arc::new(StringArray::from(self.texts)),
+/// A column of some rows; all of them are there where `is_there` does not say which.
+fn array(
+    kind: Kind,
+    numbers: &[u8],
+    texts: Vec<Option<String>>,
+    is_there: Option<Vec<bool>>,
+) -> std::result::Result<ArrayRef, ParquetError> {
+    let Kind::List(datatype, count) = kind else { return Ok(elements(kind.datatype(), numbers, texts, is_there)) };
+    let item = Arc::new(ArrowField::new("item", element_type(datatype), false));
+    let size = i32::try_from(count).unwrap_or(i32::MAX);
+    let elements = elements(datatype, numbers, texts, None);
+    Ok(Arc::new(FixedSizeListArray::try_new(item, size, elements, is_there.map(Into::into))?))
+}
+
+fn elements(datatype: DataType, numbers: &[u8], texts: Vec<Option<String>>, is_there: Option<Vec<bool>>) -> ArrayRef {
+    match datatype {
+        DataType::Bool => {
+            let truths: Vec<bool> = numbers.iter().map(|&byte| byte != 0).collect();
+            Arc::new(BooleanArray::new(truths.into(), is_there.map(Into::into)))
         }
+        DataType::Uint8 => primitive::<UInt8Type>(numbers, is_there),
+        DataType::Uint16 => primitive::<UInt16Type>(numbers, is_there),
+        DataType::Uint32 => primitive::<UInt32Type>(numbers, is_there),
+        DataType::Uint64 => primitive::<UInt64Type>(numbers, is_there),
+        DataType::Int8 => primitive::<Int8Type>(numbers, is_there),
+        DataType::Int16 => primitive::<Int16Type>(numbers, is_there),
+        DataType::Int32 => primitive::<Int32Type>(numbers, is_there),
+        DataType::Int64 => primitive::<Int64Type>(numbers, is_there),
+        DataType::Fp16 => primitive::<Float16Type>(numbers, is_there),
+        DataType::Bf16 => {
+            let (elements, _) = numbers.as_chunks::<2>();
+            let wide: Vec<f32> = elements.iter().map(|bytes| half::bf16::from_le_bytes(*bytes).to_f32()).collect();
+            Arc::new(PrimitiveArray::<Float32Type>::new(wide.into(), is_there.map(Into::into)))
+        }
+        DataType::Fp32 => primitive::<Float32Type>(numbers, is_there),
+        DataType::Fp64 => primitive::<Float64Type>(numbers, is_there),
+        DataType::Bytes => Arc::new(StringArray::from(texts)),
     }
 }
 
