@@ -184,8 +184,8 @@ pub struct LimitsConfig {
     #[arg(long, env = "NEXUS_MAX_BATCH_BYTES", default_value = "4GiB", value_name = "BYTES")]
     pub max_batch_bytes: ByteSize,
 
-    /// Time a client may pause amid sending a body, or a message of a stream, past which the answer is 408, or amid taking the
-    /// answers of a batch or a stream.
+    /// Time a client may pause amid sending a body, or a message of a stream, past which the answer is 408, or amid taking an
+    /// answer, past which its connection is closed.
     #[arg(long, env = "NEXUS_BODY_IDLE_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration)]
     pub body_idle_timeout: Duration,
 

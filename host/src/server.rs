@@ -15,6 +15,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_io_timeout::TimeoutStream;
 use tower::Service;
 
 use crate::app::App;
@@ -162,7 +163,11 @@ async fn converse(
     let asked = Asked { router, began: Instant::now(), last: Arc::default() };
     let graceful = GracefulShutdown::new();
     let service = TowerToHyperService::new(asked.clone());
-    let mut connection = std::pin::pin!(graceful.watch(builder.serve_connection(TokioIo::new(stream), service)));
+    let mut stream = TimeoutStream::new(stream);
+    // A client that takes nothing of its answer would keep its connection, and what is left of the answer, for ever.
+    stream.set_write_timeout(Some(app.config.limits.body_idle_timeout));
+    let stream = TokioIo::new(Box::pin(stream));
+    let mut connection = std::pin::pin!(graceful.watch(builder.serve_connection(stream, service)));
     tokio::select! {
         ended = &mut connection => return ended,
         // Pings alone keep no place: over HTTP/1 the time for a request's head bounds the same.

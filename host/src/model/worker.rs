@@ -42,6 +42,8 @@ pub struct Workers {
     limits: WorkerLimits,
     /// Each worker's own, lent to requests that find nobody else there.
     runners: Vec<Weak<Mutex<Runner>>>,
+    /// Runs in a row that were made on a thread that asked, and found no other request that waited.
+    alone: AtomicUsize,
     /// Runners that are lent at this moment.
     lent: AtomicUsize,
     /// Inputs of a request that may be run with others: those of which that was tried, which are those it has to give.
@@ -75,6 +77,7 @@ impl Workers {
             queue: Arc::clone(&queue),
             limits,
             runners: Vec::new(),
+            alone: AtomicUsize::new(0),
             lent: AtomicUsize::new(0),
             inputs: 0,
             pace: Pace::new(),
@@ -153,7 +156,9 @@ impl Workers {
     /// Runs what waits on this very thread, after all that are about to ask have asked: they are run together. Whoever
     /// comes first runs the others' requests too, and where no runner is free a worker does.
     async fn run_here(&self) {
-        tokio::task::yield_now().await;
+        if self.may_find_others() {
+            tokio::task::yield_now().await;
+        }
         let free = self.runners.iter().filter_map(Weak::upgrade);
         for runner in free {
             let mut runner = match runner.try_lock() {
@@ -163,12 +168,22 @@ impl Workers {
             };
             self.lent.fetch_add(1, Ordering::Relaxed);
             if let Some(jobs) = self.queue.take_waiting(self.limits.batch_rows) {
+                match jobs.len() {
+                    1 => self.alone.fetch_add(1, Ordering::Relaxed),
+                    _ => self.alone.swap(0, Ordering::Relaxed),
+                };
                 runner.run_together(jobs);
             }
             self.lent.fetch_sub(1, Ordering::Relaxed);
             return;
         }
         self.queue.wake();
+    }
+
+    /// Waiting for others takes a turn of the scheduler, which is lost where nobody else asks: there it is tried now and then.
+    fn may_find_others(&self) -> bool {
+        let alone = self.alone.load(Ordering::Relaxed);
+        self.limits.batch_rows > 1 && (alone < ALONE || alone.is_multiple_of(ALONE))
     }
 
     fn refusal(&self, refused: Refused) -> Error {
@@ -209,6 +224,9 @@ impl Workers {
 const SMALL_BYTES: usize = 4 << 10;
 /// Waking a thread takes some tens of microseconds, and so may a run that does without; reading a body of JSON takes longer.
 const QUICK: Duration = Duration::from_micros(100);
+
+/// Runs in a row without another request, past which only one in so many waits for others.
+const ALONE: usize = 16;
 
 /// How long runs take of late, in nanoseconds: each counts for an eighth, so a few slow ones are enough to be careful.
 #[derive(Debug)]
