@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener as StdListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,6 +16,17 @@ use crate::binary::client;
 const MOTO: &str = "NEXUS_TEST_MOTO";
 /// The server takes any key; without one, requests would be meant for nobody's region.
 const AUTHORIZATION: &str = "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request";
+/// moto looks at `If-Match` and writes in two steps, between which another of its threads may write; S3 does both at once.
+const SERVE: &str = "
+import sys, threading
+import moto.s3.responses, moto.server
+lock, put = threading.Lock(), moto.s3.responses.S3Response.put_object
+def put_object(self):
+    with lock:
+        return put(self)
+moto.s3.responses.S3Response.put_object = put_object
+moto.server.main(sys.argv[1:])
+";
 /// The store within the server.
 pub const STORE: &str = "s3://bucket/some/prefix";
 
@@ -126,9 +137,9 @@ impl Drop for S3 {
     }
 }
 
-fn serve(program: &PathBuf, address: SocketAddr) -> Child {
-    let mut command = Command::new(program);
-    command.args(["-H", &address.ip().to_string(), "-p", &address.port().to_string()]);
+fn serve(program: &Path, address: SocketAddr) -> Child {
+    let mut command = Command::new(program.with_file_name("python"));
+    command.args(["-c", SERVE, "-H", &address.ip().to_string(), "-p", &address.port().to_string()]);
     command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
