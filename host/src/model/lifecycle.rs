@@ -133,7 +133,7 @@ impl Models {
         if others {
             check_without_role(entry, &config, "removed")?;
         }
-        self.repository.remove(entry).await?;
+        self.repository.remove_with_config(entry).await?;
         self.forget(entry, "removed").await;
         if self.repository.versions(&entry.id).await?.is_empty() {
             // What is set for a model goes with its last version.

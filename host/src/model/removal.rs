@@ -12,6 +12,22 @@ impl Repository {
     /// Removes a version, the model first: from then on it is not visible. The sidecar goes last: while it is there, the
     /// next start ends what is interrupted here.
     pub async fn remove(&self, entry: &Entry) -> Result<()> {
+        self.empty(entry).await?;
+        Ok(self.store.delete(&self.layout.of_version(entry, SIDECAR)).await?)
+    }
+
+    /// Removes a version as [`Repository::remove`] does, and with the model's last one what is set for the model.
+    pub(super) async fn remove_with_config(&self, entry: &Entry) -> Result<()> {
+        self.empty(entry).await?;
+        // Before the sidecar, so that a start after a kill finds what to end.
+        if self.versions(&entry.id).await?.iter().all(|version| *version == entry.version) {
+            self.store.delete(&self.layout.of_model(&entry.id, CONFIG)).await?;
+        }
+        Ok(self.store.delete(&self.layout.of_version(entry, SIDECAR)).await?)
+    }
+
+    /// Removes all of a version but its sidecar.
+    async fn empty(&self, entry: &Entry) -> Result<()> {
         if !self.layout.takes_uploads() {
             return Err(RepositoryError::NoPlace);
         }
@@ -22,7 +38,7 @@ impl Repository {
                 self.store.delete(&object.path).await?;
             }
         }
-        Ok(self.store.delete(&sidecar).await?)
+        Ok(())
     }
 
     /// Removes a model with all its versions. No host sees any of them from the moment that the tombstone is there; it
@@ -46,14 +62,6 @@ impl Repository {
         }
     }
 
-    /// Removes what is set for a model that has no version, not even one on its way.
-    pub(super) async fn remove_lone_config(&self, id: &str) -> Result<()> {
-        if self.versions(id).await?.is_empty() {
-            self.store.delete(&self.layout.of_model(id, CONFIG)).await?;
-        }
-        Ok(())
-    }
-
     /// Removes what hosts that were killed left half-done, at the start of this one.
     pub async fn tidy_at_start(&self) -> Result<()> {
         // Nobody else can be at it.
@@ -73,9 +81,8 @@ impl Repository {
             let entry = partial.entry;
             if partial.has_sidecar && partial.changed <= before && !snapshot.deleted.contains_key(&entry.id) {
                 tracing::warn!(model = entry.id, version = entry.version, "removing an upload that did not end");
-                self.remove(&entry).await?;
                 // It may have brought its pipeline.
-                self.remove_lone_config(&entry.id).await?;
+                self.remove_with_config(&entry).await?;
             }
         }
         for (id, since) in snapshot.deleted {
@@ -188,6 +195,22 @@ mod tests {
         assert!(folder.path().join("models/a/1/model_info.json").exists());
         repository.tidy_at_start().await.unwrap();
         assert_eq!(files(&folder.path().join("models")), ["somebodys", "somebodys/1", "somebodys/1/notes"]);
+    }
+
+    #[tokio::test]
+    async fn what_is_set_for_a_model_goes_with_its_last_version_and_no_earlier() {
+        let (folder, repository) = repository().await;
+        for version in ["1", "2"] {
+            publish(&repository, "a", version).await.unwrap();
+        }
+        let config = folder.path().join("models/a/model.toml");
+        std::fs::write(&config, "[traffic.weights]\n2 = 1.0\n").unwrap();
+        repository.remove_with_config(&Entry { id: "a".into(), version: "1".into() }).await.unwrap();
+        assert!(config.exists());
+        // As a kill amid the removal leaves it.
+        std::fs::remove_file(folder.path().join("models/a/2/model.onnx")).unwrap();
+        repository.tidy_at_start().await.unwrap();
+        assert_eq!(files(folder.path()), [""; 0]);
     }
 
     #[tokio::test]

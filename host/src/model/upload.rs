@@ -111,8 +111,7 @@ impl Models {
     /// Takes back what a failed upload left, and nothing that others changed meanwhile.
     async fn withdraw(&self, entry: &Entry, new: &NewModel, before: &ModelConfig) -> Result<()> {
         let _change = self.changes.acquire().await.map_err(Error::internal)?;
-        self.repository.remove(entry).await?;
-        let Some(pipeline) = &new.pipeline else { return Ok(()) };
+        let Some(pipeline) = &new.pipeline else { return Ok(self.repository.remove(entry).await?) };
         self.change_config(&entry.id, |config| {
             let own = config.version_mut(&entry.version);
             own.pipeline = own.pipeline.take().filter(|own| own != pipeline);
@@ -121,7 +120,7 @@ impl Models {
             }
         })
         .await?;
-        Ok(self.repository.remove_lone_config(&entry.id).await?)
+        Ok(self.repository.remove_with_config(entry).await?)
     }
 
     /// Sets an upload's pipeline: for all versions by the first one, and for itself by a later one.
