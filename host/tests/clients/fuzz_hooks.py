@@ -1,6 +1,7 @@
 """What Schemathesis is told beside the document: real files for uploads, and models that come back after they were removed."""
 
 import functools
+import json
 import os
 
 import requests
@@ -33,6 +34,15 @@ def before_call(context, case, kwargs):
         put_there(model)
     if case.method == "DELETE":
         put_there.cache_clear()
+
+
+@schemathesis.serializer("application/x-ndjson")
+def as_lines(context, value):
+    """Text as it is; of anything else, a line of JSON each."""
+    if isinstance(value, (bytes, str)):
+        return value
+    rows = value if isinstance(value, list) else [value]
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 @schemathesis.hook
