@@ -5,7 +5,6 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderName, HeaderValue, Method, header};
-use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{any, delete, get, post};
 use tower::util::MapRequestLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
@@ -14,6 +13,7 @@ use crate::app::App;
 use crate::error::{Error, ErrorCode, Result};
 use crate::http::layers::{ReadPaths, ShareOrigins};
 use crate::http::observe::Observe;
+use crate::http::rpc::{Calls, Kind};
 use crate::{grpc, http};
 
 /// All that is served: REST, and gRPC beside it.
@@ -120,15 +120,12 @@ fn calls(app: &Arc<App>) -> Result<Router<Arc<App>>> {
         .route_service("/grpc.health.v1.Health/Watch", health)
         .route_service("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", grpc::reflection()?)
         .route_service("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", grpc::reflection_alpha()?);
-    let pause = app.config.limits.body_idle_timeout;
-    // A client that stops sending does not hold its place for ever.
-    let idle = || MapRequestLayer::new(move |request| http::body::watch_call(request, pause));
+    let of = |kind| Calls { app: app.clone(), kind };
     let calls = infer
-        .layer((from_fn_with_state(app.clone(), http::rpc::prediction), idle()))
-        .merge(load.layer((from_fn_with_state(app.clone(), http::rpc::upload), idle())))
-        .merge(small.layer((from_fn(http::rpc::call), idle())))
-        .merge(stream.layer(from_fn_with_state(app.clone(), http::rpc::stream)))
-        .merge(others.layer(from_fn(http::rpc::call)));
+        .layer(of(Kind::Prediction))
+        .merge(load.layer(of(Kind::Upload)))
+        .merge(small.layer(of(Kind::Small)))
+        .merge(stream.merge(others).layer(of(Kind::Stream)));
     Ok(calls)
 }
 

@@ -1,7 +1,8 @@
 //! The log: one JSON object a line, the request's id in every line written on its behalf.
 
 use std::fmt;
-use std::io::{BufWriter, stdout};
+use std::io::{self, BufWriter, Write, stdout};
+use std::time::Duration;
 
 use serde::Serialize;
 use tracing::field::{Field, Visit};
@@ -19,6 +20,25 @@ use crate::config::LogFormat;
 /// it lines are dropped, for a log that nobody reads must not stop requests.
 const WAITING_LINES: usize = 65_536;
 
+/// Between two times that the log is written. Lines that come meanwhile have no thread to wake, which costs a request more than
+/// its line does.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// A writer that rests each time after it wrote all that was there.
+struct Unhurried<W>(W);
+
+impl<W: Write> Write for Unhurried<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()?;
+        std::thread::sleep(PAUSE);
+        Ok(())
+    }
+}
+
 /// Starts the log, on standard output. A thread of its own writes it, all lines that wait at once; dropping the guard
 /// writes what is left.
 ///
@@ -27,7 +47,7 @@ const WAITING_LINES: usize = 65_536;
 pub fn start(filter: &str, format: LogFormat) -> Result<WorkerGuard, String> {
     let filter = EnvFilter::try_new(filter).map_err(|error| format!("--log {filter:?}: {error}"))?;
     let writer = NonBlockingBuilder::default().buffered_lines_limit(WAITING_LINES);
-    let (writer, guard) = writer.finish(BufWriter::with_capacity(64 << 10, stdout()));
+    let (writer, guard) = writer.finish(Unhurried(BufWriter::with_capacity(64 << 10, stdout())));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     let started = match format {
         LogFormat::Json => builder.fmt_fields(JsonPairs).event_format(JsonLine).try_init(),

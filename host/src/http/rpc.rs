@@ -1,14 +1,21 @@
 //! gRPC calls on the way that every request takes: what is theirs alone before their message is read, and how their errors look.
 
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::{HeaderMap, header};
-use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
+use futures_util::future::Either;
+use tokio::sync::OwnedSemaphorePermit;
+use tower::{Layer, Service};
 
-use super::messages;
+use super::{body, messages};
 use crate::app::App;
 use crate::error::{Error, ErrorCode, Result};
 use crate::grpc;
@@ -18,39 +25,125 @@ pub fn is_call(headers: &HeaderMap) -> bool {
     headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
-/// Around each call: what comes to its path is one.
-pub async fn call(mut request: Request, next: Next) -> Result<Response> {
-    check(&mut request)?;
-    Ok(next.run(request).await)
+/// What a call may take before it answers, and how its body comes.
+#[derive(Clone, Copy)]
+pub enum Kind {
+    /// Its message is small, and its answer is at hand.
+    Small,
+    /// Runs a model: it has its place before its message is read, and as long as a prediction's body, a version's load and the
+    /// prediction may take together.
+    Prediction,
+    /// May bring a model: it has its place before its message is read, and as long as an upload may take.
+    Upload,
+    /// May be quiet for as long as its client is there, but not amid a message.
+    Stream,
 }
 
-/// Around calls that run a model: one has its place before its message is read, and as long as a prediction's body, a
-/// version's load and the prediction may take together.
-pub async fn prediction(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Result<Response> {
-    check(&mut request)?;
-    let _permit = app.admit_prediction()?;
-    let limit = app.config.limits.predict_timeout.saturating_mul(3);
-    tokio::time::timeout(limit, next.run(request)).await.map_err(|_| {
-        let limit = humantime::format_duration(app.config.limits.predict_timeout);
-        Error::new(ErrorCode::RequestTimeout, format!("the message did not come within {limit} (--predict-timeout)"))
-    })
+impl Kind {
+    fn place(self, app: &App) -> Result<Option<OwnedSemaphorePermit>> {
+        match self {
+            Kind::Small | Kind::Stream => Ok(None),
+            Kind::Prediction => app.admit_prediction().map(Some),
+            Kind::Upload => app.admit_upload().map(Some),
+        }
+    }
+
+    fn limit(self, app: &App) -> Option<Limit> {
+        let limits = &app.config.limits;
+        match self {
+            Kind::Small | Kind::Stream => None,
+            Kind::Prediction => {
+                let (said, option) = (limits.predict_timeout, "--predict-timeout");
+                Some(Limit { time: said.saturating_mul(3), what: "message", said, option })
+            }
+            Kind::Upload => {
+                let (said, option) = (limits.upload_timeout, "--upload-timeout");
+                Some(Limit { time: said, what: "model", said, option })
+            }
+        }
+    }
+
+    fn watch(self, request: Request, pause: Duration) -> Request {
+        match self {
+            Kind::Stream => messages::watch(request, pause),
+            // A client that stops sending does not hold its place for ever.
+            _ => body::watch_call(request, pause),
+        }
+    }
 }
 
-/// Around streams of calls: one may be quiet for as long as its client is there, but not amid a message.
-pub async fn stream(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Result<Response> {
-    check(&mut request)?;
-    Ok(next.run(messages::watch(request, app.config.limits.body_idle_timeout)).await)
+struct Limit {
+    time: Duration,
+    what: &'static str,
+    /// The option's value.
+    said: Duration,
+    option: &'static str,
 }
 
-/// Around calls that may bring a model: one has its place before its message is read, and as long as an upload may take.
-pub async fn upload(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Result<Response> {
-    check(&mut request)?;
-    let _permit = app.admit_upload()?;
-    let limit = app.config.limits.upload_timeout;
-    tokio::time::timeout(limit, next.run(request)).await.map_err(|_| {
-        let limit = humantime::format_duration(limit);
-        Error::new(ErrorCode::RequestTimeout, format!("the model did not come within {limit} (--upload-timeout)"))
-    })
+impl Limit {
+    fn passed(&self) -> Error {
+        let Limit { what, option, .. } = self;
+        let said = humantime::format_duration(self.said);
+        Error::new(ErrorCode::RequestTimeout, format!("the {what} did not come within {said} ({option})"))
+    }
+}
+
+/// Around calls of one kind: [`Calling`].
+#[derive(Clone)]
+pub struct Calls {
+    pub app: Arc<App>,
+    pub kind: Kind,
+}
+
+impl<S> Layer<S> for Calls {
+    type Service = Calling<S>;
+
+    fn layer(&self, inner: S) -> Calling<S> {
+        Calling { calls: self.clone(), inner }
+    }
+}
+
+/// What comes to a call's path is one, has its place, and ends in time.
+#[derive(Clone)]
+pub struct Calling<S> {
+    calls: Calls,
+    inner: S,
+}
+
+impl<S> Service<Request> for Calling<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Either<
+        Ready<std::result::Result<Response, Infallible>>,
+        Pin<Box<dyn Future<Output = std::result::Result<Response, Infallible>> + Send>>,
+    >;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<std::result::Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request) -> Self::Future {
+        let Calls { app, kind } = &self.calls;
+        let place = match check(&mut request).and_then(|()| kind.place(app)) {
+            Ok(place) => place,
+            Err(error) => return Either::Left(ready(Ok(error.into_response()))),
+        };
+        let answer = self.inner.call(kind.watch(request, app.config.limits.body_idle_timeout));
+        let limit = kind.limit(app);
+        Either::Right(Box::pin(async move {
+            let _place = place;
+            match limit {
+                None => answer.await,
+                Some(limit) => tokio::time::timeout(limit.time, answer)
+                    .await
+                    .unwrap_or_else(|_| Ok(limit.passed().into_response())),
+            }
+        }))
+    }
 }
 
 fn check(request: &mut Request) -> Result<()> {
