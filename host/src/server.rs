@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use axum::Router;
+use axum::http::{Request, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -20,6 +21,7 @@ use tower::Service;
 
 use crate::app::App;
 use crate::error::{Error, ErrorCode, Result};
+use crate::http::answers::Answers;
 use crate::routes;
 
 /// Pause after a connection could not be accepted, as when the process has no file descriptor left: a loop without it
@@ -42,7 +44,16 @@ const MAX_FRAME_BYTES: u32 = 256 << 10;
 /// # Errors
 /// An address cannot be listened on.
 pub async fn serve(app: Arc<App>, asked_to_end: impl Future<Output = ()>) -> Result<()> {
-    let (listener, bound) = listen(app.config.listen_address(), "--listen").await?;
+    let (listener, _) = listen(app.config.listen_address(), "--listen").await?;
+    serve_on(listener, app, asked_to_end).await
+}
+
+/// As [`serve`], where the caller already listens for it.
+///
+/// # Errors
+/// The address for gRPC alone cannot be listened on.
+pub async fn serve_on(listener: TcpListener, app: Arc<App>, asked_to_end: impl Future<Output = ()>) -> Result<()> {
+    let bound = listener.local_addr().map_err(Error::internal)?;
     let calls = match app.config.grpc_listen {
         Some(address) => Some((listen(address, "--grpc-listen").await?, routes::grpc_router(app.clone())?)),
         None => None,
@@ -160,34 +171,41 @@ async fn converse(
     stream: TcpStream,
     router: Router,
 ) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let asked = Asked { router, began: Instant::now(), last: Arc::default() };
+    let limits = &app.config.limits;
+    let asked = Asked { router, began: Instant::now(), last: Arc::default(), answers: Arc::default() };
     let graceful = GracefulShutdown::new();
     let service = TowerToHyperService::new(asked.clone());
     let mut stream = TimeoutStream::new(stream);
     // A client that takes nothing of its answer would keep its connection, and what is left of the answer, for ever.
-    stream.set_write_timeout(Some(app.config.limits.body_idle_timeout));
+    stream.set_write_timeout(Some(limits.body_idle_timeout));
     let stream = TokioIo::new(Box::pin(stream));
     let mut connection = std::pin::pin!(graceful.watch(builder.serve_connection(stream, service)));
+    let mut are_left = std::pin::pin!(asked.answers.are_left(limits.body_idle_timeout));
     tokio::select! {
         ended = &mut connection => return ended,
+        () = &mut are_left => return Err(NOT_TAKEN.into()),
         // Pings alone keep no place: over HTTP/1 the time for a request's head bounds the same.
-        () = asked.is_idle(app.config.limits.idle_timeout) => {}
+        () = asked.is_idle(limits.idle_timeout) => {}
         () = app.drains() => {}
     }
     tokio::select! {
         ended = &mut connection => ended,
+        () = &mut are_left => Err(NOT_TAKEN.into()),
         // Asks the connection to end, and ends no sooner than it is dropped.
         () = graceful.shutdown() => Ok(()),
     }
 }
 
-/// The router, and when it was last asked something.
+const NOT_TAKEN: &str = "its client took nothing of an answer for as long as it may (--body-idle-timeout)";
+
+/// The router, when it was last asked something, and what it answered over HTTP/2.
 #[derive(Clone)]
 struct Asked {
     router: Router,
     began: Instant,
     /// Milliseconds after the beginning.
     last: Arc<AtomicU64>,
+    answers: Arc<Answers>,
 }
 
 impl Asked {
@@ -207,20 +225,23 @@ impl Asked {
     }
 }
 
-impl<R> Service<R> for Asked
+impl<B> Service<Request<B>> for Asked
 where
-    Router: Service<R>,
+    Router: Service<Request<B>>,
 {
-    type Response = <Router as Service<R>>::Response;
-    type Error = <Router as Service<R>>::Error;
-    type Future = <Router as Service<R>>::Future;
+    type Response = <Router as Service<Request<B>>>::Response;
+    type Error = <Router as Service<Request<B>>>::Error;
+    type Future = <Router as Service<Request<B>>>::Future;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<std::result::Result<(), Self::Error>> {
         self.router.poll_ready(context)
     }
 
-    fn call(&mut self, request: R) -> Self::Future {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
         self.last.store(self.milliseconds(), Ordering::Relaxed);
+        if request.version() == Version::HTTP_2 {
+            request.extensions_mut().insert(Arc::clone(&self.answers));
+        }
         self.router.call(request)
     }
 }

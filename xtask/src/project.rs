@@ -66,6 +66,8 @@ impl Project {
     /// Tells a host, or a test of it, where ONNX Runtime and the bundle are.
     pub(crate) fn runtime_env(&self, command: &mut Command, library: &Path) {
         command.env("ORT_DYLIB_PATH", library);
+        // The host sets it for itself; tests and benchmarks load ONNX Runtime in processes of their own.
+        command.env("ORT_DISABLE_TELEMETRY", "1");
         command.env("NEXUS_BUNDLE", self.bundle());
     }
 }

@@ -58,6 +58,13 @@ pub const SMALL: [&str; 17] = [
     "/inference.GRPCInferenceService/TraceSetting",
     "/inference.GRPCInferenceService/LogSettings",
 ];
+/// Calls that answer for as long as their client likes; each bounds by itself what waits for a client that takes nothing.
+pub const OPEN: [&str; 4] = [
+    STREAM,
+    "/grpc.health.v1.Health/Watch",
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+];
 /// Most that a small message takes, in bytes.
 const SMALL_BYTES: usize = 64 << 10;
 

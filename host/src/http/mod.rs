@@ -1,5 +1,6 @@
 //! REST: each handler parses, calls, wraps. What several of them read a request by is here.
 
+pub mod answers;
 pub mod batch;
 pub mod body;
 pub mod engine;

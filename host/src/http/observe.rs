@@ -17,6 +17,7 @@ use serde_json::json;
 use tower::{Layer, Service};
 use tracing::Instrument;
 
+use super::answers::Answers;
 use super::{X_REQUEST_ID, rpc};
 use crate::app::App;
 use crate::error::{Error, ErrorCode};
@@ -144,6 +145,8 @@ struct Observed {
     /// Over gRPC.
     is_call: bool,
     observation: Observation,
+    /// Of the connection, where it is one of HTTP/2.
+    answers: Option<Arc<Answers>>,
     started: Instant,
     outcome: Option<(StatusCode, Option<Error>)>,
 }
@@ -160,6 +163,7 @@ impl Observed {
             method: known_method(request.method()),
             is_call: rpc::is_call(request.headers()),
             observation: observation.clone(),
+            answers: request.extensions_mut().remove().filter(|_| !grpc::OPEN.contains(&request.uri().path())),
             started: Instant::now(),
             outcome: None,
         };
@@ -185,7 +189,10 @@ impl Observed {
         // Every answer to a call is 200; the log and the metrics tell them apart as they tell apart requests over REST.
         let status = error.as_ref().filter(|_| self.is_call).map_or(response.status(), status_of);
         self.outcome = Some((status, error));
-        response
+        match &self.answers {
+            Some(answers) => answers.watch(response),
+            None => response,
+        }
     }
 }
 

@@ -17,6 +17,8 @@ pub(super) struct Job {
     pub(super) inputs: Vec<Value>,
     /// Rows of the inputs; `None`: it is run by itself.
     pub(super) rows: Option<usize>,
+    /// Known to take so little time that any thread may run it.
+    pub(super) quick: bool,
     pub(super) ticket: Ticket,
     pub(super) queued_at: Instant,
     /// The request's, so that what ONNX Runtime logs has its id.
@@ -74,7 +76,7 @@ impl Queue {
         self.lock().idle
     }
 
-    /// Wakes no worker: either [`Queue::wake`] or [`Queue::take_waiting`] is to follow.
+    /// Wakes no worker: either [`Queue::wake`] or [`Queue::take_quick`] is to follow.
     pub(super) fn push(&self, job: Job, priority: Priority) -> std::result::Result<(), Refused> {
         let mut waiting = self.lock();
         if waiting.closed {
@@ -103,26 +105,34 @@ impl Queue {
         }
     }
 
-    /// As [`Queue::take`], where a job waits.
-    pub(super) fn take_waiting(&self, most_rows: usize) -> Option<Vec<Job>> {
-        self.lock().take(most_rows)
+    /// The next job, and others that can run with it, of no more than `most_rows` rows together.
+    pub(super) fn take(&self, most_rows: usize) -> Option<Vec<Job>> {
+        self.lock().take(most_rows, |_| true)
     }
 
-    /// The next job, and others that can run with it, of no more than `most_rows` rows together. Waits for the first one
-    /// and for no other. `None` once the queue is closed and empty.
-    pub(super) fn take(&self, most_rows: usize) -> Option<Vec<Job>> {
+    /// As [`Queue::take`], where the next job is a quick one, and with it quick ones alone. Where it is not, a worker is woken.
+    pub(super) fn take_quick(&self, most_rows: usize) -> Option<Vec<Job>> {
         let mut waiting = self.lock();
-        loop {
-            if let Some(jobs) = waiting.take(most_rows) {
-                return Some(jobs);
-            }
+        let jobs = waiting.take(most_rows, |job| job.quick);
+        if jobs.is_none() && !waiting.is_empty() && waiting.idle > 0 {
+            self.came.notify_one();
+        }
+        jobs
+    }
+
+    /// Waits until there is a job; it may be taken by somebody else before the caller comes to it. `false` once the queue is
+    /// closed and empty.
+    pub(super) fn wait(&self) -> bool {
+        let mut waiting = self.lock();
+        while waiting.is_empty() {
             if waiting.closed {
-                return None;
+                return false;
             }
             waiting.idle += 1;
             waiting = self.came.wait(waiting).unwrap_or_else(PoisonError::into_inner);
             waiting.idle -= 1;
         }
+        true
     }
 
     /// No job comes any more; those that wait are still done.
@@ -138,15 +148,21 @@ impl Queue {
 }
 
 impl Waiting {
-    fn take(&mut self, most_rows: usize) -> Option<Vec<Job>> {
-        let first = std::iter::from_fn(|| self.high.pop_front().or_else(|| self.normal.pop_front()));
-        let first = first.into_iter().find(Job::is_wanted)?;
-        let mut jobs = vec![first];
+    fn is_empty(&self) -> bool {
+        self.high.is_empty() && self.normal.is_empty()
+    }
+
+    fn take(&mut self, most_rows: usize, may_take: impl Fn(&Job) -> bool) -> Option<Vec<Job>> {
+        for level in [&mut self.high, &mut self.normal] {
+            while level.pop_front_if(|job| !job.is_wanted()).is_some() {}
+        }
+        let next = if self.high.is_empty() { &mut self.normal } else { &mut self.high };
+        let mut jobs = vec![next.pop_front_if(|job| may_take(job))?];
         let Some(mut rows) = jobs[0].rows else { return Some(jobs) };
         for level in [&mut self.high, &mut self.normal] {
             let mut index = 0;
             while rows < most_rows && index < level.len() {
-                let more = level[index].rows.filter(|more| rows + more <= most_rows);
+                let more = level[index].rows.filter(|more| rows + more <= most_rows && may_take(&level[index]));
                 match more.filter(|_| are_alike(&jobs[0].inputs, &level[index].inputs)) {
                     Some(more) => {
                         if let Some(job) = level.remove(index).filter(Job::is_wanted) {

@@ -1,7 +1,7 @@
 //! Threads that run a model, fed by one bounded queue.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, TryLockError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -41,7 +41,7 @@ pub struct Workers {
     queue: Arc<Queue>,
     limits: WorkerLimits,
     /// Each worker's own, lent to requests that find nobody else there.
-    runners: Vec<Weak<Mutex<Runner>>>,
+    desks: Vec<Weak<Desk>>,
     /// Runs in a row that were made on a thread that asked, and found no other request that waited.
     alone: AtomicUsize,
     /// Runners that are lent at this moment.
@@ -49,6 +49,13 @@ pub struct Workers {
     /// Inputs of a request that may be run with others: those of which that was tried, which are those it has to give.
     inputs: usize,
     pace: Pace,
+}
+
+/// Where a worker runs jobs, and others may for as long as it is not there.
+struct Desk {
+    runner: Mutex<Runner>,
+    /// Its worker waits for it. Without this those who ask could keep it from its worker for ever: the lock is not a fair one.
+    is_wanted: AtomicBool,
 }
 
 impl Drop for Workers {
@@ -76,7 +83,7 @@ impl Workers {
             statistics: Arc::default(),
             queue: Arc::clone(&queue),
             limits,
-            runners: Vec::new(),
+            desks: Vec::new(),
             alone: AtomicUsize::new(0),
             lent: AtomicUsize::new(0),
             inputs: 0,
@@ -91,13 +98,13 @@ impl Workers {
             if let Some(warm_up) = warm_up {
                 runner.warm_up(warm_up, name);
             }
-            let runner = Arc::new(Mutex::new(runner));
-            workers.runners.push(Arc::downgrade(&runner));
+            let desk = Arc::new(Desk { runner: Mutex::new(runner), is_wanted: AtomicBool::new(false) });
+            workers.desks.push(Arc::downgrade(&desk));
             let queue = Arc::clone(&queue);
             // Thread names are cut at 15 bytes by Linux, so what differs comes first.
             thread::Builder::new()
                 .name(format!("{index}:{name}"))
-                .spawn(move || work(runner, &queue, limits.batch_rows))
+                .spawn(move || work(desk, &queue, limits.batch_rows))
                 .map_err(Error::internal)?;
         }
         Ok(workers)
@@ -130,13 +137,13 @@ impl Workers {
     }
 
     async fn infer_at_once(&self, inputs: Vec<Value>, rows: Option<usize>, terms: &Terms) -> Result<Inference> {
-        let runs_here = self.is_quick_for(&inputs);
+        let quick = self.is_quick_for(&inputs);
         let (reply, answer) = oneshot::channel();
         let ticket = Ticket::default();
         let _end = EndOnDrop(ticket.clone());
-        let job = Job { inputs, rows, ticket, queued_at: Instant::now(), span: tracing::Span::current(), reply };
+        let job = Job { inputs, rows, quick, ticket, queued_at: Instant::now(), span: tracing::Span::current(), reply };
         self.queue.push(job, terms.priority).map_err(|refused| self.refusal(refused))?;
-        match runs_here {
+        match quick {
             true => self.run_here().await,
             false => self.queue.wake(),
         }
@@ -157,17 +164,22 @@ impl Workers {
     /// comes first runs the others' requests too, and where no runner is free a worker does.
     async fn run_here(&self) {
         if self.may_find_others() {
+            // Others may count on this request to run theirs, and it may be dropped at the pause.
+            let wakes = WakeOnDrop(&self.queue);
             tokio::task::yield_now().await;
+            std::mem::forget(wakes);
         }
-        let free = self.runners.iter().filter_map(Weak::upgrade);
-        for runner in free {
-            let mut runner = match runner.try_lock() {
+        for desk in self.desks.iter().filter_map(Weak::upgrade) {
+            if desk.is_wanted.load(Ordering::Relaxed) {
+                continue;
+            }
+            let mut runner = match desk.runner.try_lock() {
                 Ok(runner) => runner,
                 Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
                 Err(TryLockError::WouldBlock) => continue,
             };
             self.lent.fetch_add(1, Ordering::Relaxed);
-            if let Some(jobs) = self.queue.take_waiting(self.limits.batch_rows) {
+            if let Some(jobs) = self.queue.take_quick(self.limits.batch_rows) {
                 match jobs.len() {
                     1 => self.alone.fetch_add(1, Ordering::Relaxed),
                     _ => self.alone.swap(0, Ordering::Relaxed),
@@ -250,12 +262,26 @@ impl Pace {
     }
 }
 
-fn work(runner: Arc<Mutex<Runner>>, queue: &Queue, batch_rows: usize) {
-    while let Some(jobs) = queue.take(batch_rows) {
-        // Whoever was lent it gives it back within microseconds.
-        runner.lock().unwrap_or_else(PoisonError::into_inner).run_together(jobs);
+/// Has a worker take over what its request was to do.
+struct WakeOnDrop<'q>(&'q Queue);
+
+impl Drop for WakeOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.wake();
     }
-    drop(runner);
+}
+
+fn work(desk: Arc<Desk>, queue: &Queue, batch_rows: usize) {
+    while queue.wait() {
+        desk.is_wanted.store(true, Ordering::Relaxed);
+        let mut runner = desk.runner.lock().unwrap_or_else(PoisonError::into_inner);
+        desk.is_wanted.store(false, Ordering::Relaxed);
+        // Only now: what is taken sooner could not be run by whoever is free.
+        if let Some(jobs) = queue.take(batch_rows) {
+            runner.run_together(jobs);
+        }
+    }
+    drop(desk);
     give_memory_back();
 }
 

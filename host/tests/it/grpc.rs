@@ -357,6 +357,8 @@ async fn a_stream_ends_when_the_host_drains() {
     let ended = answers.message().await.unwrap_err();
     assert_eq!(ended.code(), Code::Unavailable, "{ended:?}");
     assert!(ended.metadata().contains_key("x-request-id"), "{ended:?}");
+    // Past its connections, which end.
+    let mut client = GrpcInferenceServiceClient::new(model_nexus::grpc::service(host.app.clone()));
     assert!(!client.server_ready(ServerReadyRequest {}).await.unwrap().into_inner().ready);
 }
 
@@ -585,6 +587,8 @@ async fn health_follows_the_host_and_reflection_lists_the_services() {
     host.app.begin_draining();
     assert_eq!(watched.message().await.unwrap().unwrap().status, 2);
     assert!(watched.message().await.unwrap().is_none());
+    // Past its connections, which end.
+    let mut health = HealthClient::new(model_nexus::grpc::health(host.app.clone()));
     assert_eq!(health.check(named("")).await.unwrap().into_inner().status, 2);
 }
 

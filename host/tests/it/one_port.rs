@@ -78,6 +78,21 @@ async fn who_sends_nothing_or_half_of_what_begins_http2_is_cut_off() {
 }
 
 #[tokio::test]
+async fn an_answer_over_http2_that_nobody_takes_ends_its_connection() {
+    let store = store_with_iris();
+    let options = ["--listen", "127.0.0.1:0", "--body-idle-timeout", "300ms", "--max-connections", "1"];
+    let process = Process::start(store.path(), &options, &[], store.path());
+    let without_a_window =
+        reqwest::Client::builder().no_proxy().http2_prior_knowledge().http2_initial_stream_window_size(0);
+    let asked = without_a_window.build().unwrap().get(process.url("/models")).send().await.unwrap();
+    assert_eq!(asked.status(), 200);
+    let taken = tokio::time::timeout(Duration::from_secs(30), asked.bytes()).await;
+    assert!(taken.expect("the connection ends").is_err());
+    // Its place is free.
+    assert_eq!(client().get(process.url("/health")).send().await.unwrap().status(), 200);
+}
+
+#[tokio::test]
 async fn a_connection_that_only_answers_pings_gives_its_place_back_and_streams_on_it_go_on() {
     let store = store_with_iris();
     let options = ["--listen", "127.0.0.1:0", "--idle-timeout", "300ms", "--max-connections", "1"];

@@ -7,7 +7,7 @@ use clap::Parser;
 use model_nexus::app::App;
 use model_nexus::config::{Cli, Command};
 use model_nexus::model::Runtime;
-use model_nexus::routes;
+use model_nexus::server;
 use reqwest::{Client, Response};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -80,8 +80,7 @@ impl Host {
         let app = Arc::new(App::start(*config, runtime()).await.unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let router = routes::router(app.clone()).unwrap();
-        tokio::spawn(async move { axum::serve(listener, router).await });
+        tokio::spawn(server::serve_on(listener, app.clone(), std::future::pending()));
         Host { url, app, client: Client::builder().no_proxy().build().unwrap() }
     }
 
