@@ -8,6 +8,7 @@ mod batch_tables;
 mod batching;
 mod binary;
 mod cache;
+mod claims;
 mod client;
 mod client_predict;
 mod engine;

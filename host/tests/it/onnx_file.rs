@@ -42,13 +42,23 @@ impl Message {
     }
 }
 
-/// A graph's input or output; an axis of -1 has any size.
+/// A graph's input or output; an axis of -1 has any size, the same as all others of them.
 pub fn value(name: &str, datatype: i32, shape: &[i64]) -> Message {
-    let dims = shape.iter().fold(Message::default(), |dims, &size| {
-        let dim = Message::default();
-        dims.message(1, if size < 0 { dim.bytes(2, "n") } else { dim.varint(1, size as u64) })
+    let axes = shape.iter().map(|&size| {
+        let axis = Message::default();
+        if size < 0 { axis.bytes(2, "n") } else { axis.varint(1, size as u64) }
     });
-    let tensor = Message::default().varint(1, datatype as u64).message(2, dims);
+    declared(name, datatype, axes)
+}
+
+/// A graph's input or output whose axes have any size, each by a name of its own.
+pub fn open_value(name: &str, datatype: i32, axes: &[&str]) -> Message {
+    declared(name, datatype, axes.iter().map(|axis| Message::default().bytes(2, axis)))
+}
+
+fn declared(name: &str, datatype: i32, axes: impl Iterator<Item = Message>) -> Message {
+    let shape = axes.fold(Message::default(), |shape, axis| shape.message(1, axis));
+    let tensor = Message::default().varint(1, datatype as u64).message(2, shape);
     Message::default().bytes(1, name).message(2, Message::default().message(1, tensor))
 }
 
@@ -106,6 +116,12 @@ pub fn model(nodes: Vec<Message>, weights: Vec<Message>, inputs: Vec<Message>, o
 pub fn identity(datatype: i32, shape: &[i64]) -> Vec<u8> {
     let node = node("Identity", &["x"], &["y"]);
     model(vec![node], vec![], vec![value("x", datatype, shape)], vec![value("y", datatype, shape)])
+}
+
+/// A model of any number of rows, each of any length, as those of texts have: `x` to `y`.
+pub fn rows_of_any_length() -> Vec<u8> {
+    let [x, y] = ["x", "y"].map(|name| open_value(name, 1, &["batch", "length"]));
+    model(vec![node("Identity", &["x"], &["y"])], vec![], vec![x], vec![y])
 }
 
 /// A model of an older format and opset that returns the two floats it is given.
