@@ -98,8 +98,13 @@ async fn a_request_of_many_rows_is_run_in_parts_and_answered_as_one() {
     assert_eq!(numbers(answer), expected);
     assert_eq!(workers.statistics.inferences(), 1001);
     assert_eq!(workers.statistics.batches().keys().copied().collect::<Vec<_>>(), [1, 8]);
-    let small = WorkerLimits { output_bytes: 100, ..LIMITS };
-    let error = self::workers("gather", small).infer(indices(&[0; 16]), &terms()).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn parts_whose_answers_are_too_large_together_are_not_all_run() {
+    let workers = workers("gather", WorkerLimits { output_bytes: 100, ..LIMITS });
+    // 8 rows answer with 64 bytes, so the second part is one too many of 125.
+    let error = workers.infer(indices(&[0; 1000]), &terms()).await.unwrap_err();
     assert_eq!(error.code, ErrorCode::TooLarge, "{error}");
 }
 
