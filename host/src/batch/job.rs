@@ -4,8 +4,8 @@ use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -153,6 +153,10 @@ impl Batch {
     /// Starts the job, once the beginning of the file has shown that it can be one. `ended` is called before the answers end.
     ///
     /// # Errors
+    /// Set once the last answer is among the pieces. That they end says nothing of it: whoever writes them may have given up
+    /// when there was no room for an error.
+    is_whole: Arc<AtomicBool>,
+    has_failed: bool,
     /// The file is none, or its columns are not the model's.
     pub async fn start(self, feed: Feed, ended: impl FnOnce() + Send + 'static) -> Result<AnswerBytes> {
         let Batch { runner, from, to, options, limits, progress } = self;
@@ -172,20 +176,28 @@ impl Batch {
         tokio::task::spawn_blocking(move || {
             let _in_span = span.enter();
             let until_all_is_told = pieces.clone();
-            write::write(to, &of_writer, begun, to_write, (pieces, patience), &progress);
+            let all = write::write(to, &of_writer, begun, to_write, (pieces, patience), &progress);
+            is_written.store(all, Ordering::Release);
             ended();
             drop(until_all_is_told);
         });
         let job = run_all(runner, plan, in_flight, to_run, answers);
-        Ok(AnswerBytes { pieces: receiver, _job: Running::spawn(job) })
+        Ok(AnswerBytes { pieces: receiver, is_whole, has_failed: false, _job: Running::spawn(job) })
     }
+        let is_whole = Arc::new(AtomicBool::new(false));
+        let is_written = Arc::clone(&is_whole);
 }
 
 impl Stream for AnswerBytes {
     type Item = io::Result<Bytes>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
-        self.pieces.poll_recv(context)
+        let piece = ready!(self.pieces.poll_recv(context)).or_else(|| {
+            let is_all = self.has_failed || self.is_whole.load(Ordering::Acquire);
+            (!is_all).then(|| Err(io::Error::other("the answers broke off before the last row")))
+        });
+        self.has_failed |= matches!(piece, Some(Err(_)));
+        Poll::Ready(piece)
     }
 }
 
@@ -299,5 +311,34 @@ impl<T> Future for Running<T> {
 impl<T> Drop for Running<T> {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// What comes of these pieces, behind which the answers end.
+    async fn ended(pieces: Vec<io::Result<Bytes>>, is_whole: bool) -> Vec<std::result::Result<Bytes, String>> {
+        let (sender, receiver) = mpsc::channel(PIECES);
+        for piece in pieces {
+            sender.send(piece).await.unwrap();
+        }
+        drop(sender);
+        let is_whole = Arc::new(AtomicBool::new(is_whole));
+        let answers =
+            AnswerBytes { pieces: receiver, is_whole, has_failed: false, _job: Running::spawn(std::future::ready(())) };
+        answers.map(|piece| piece.map_err(|error| error.to_string())).collect().await
+    }
+
+    #[tokio::test]
+    async fn answers_that_are_not_whole_end_with_one_error() {
+        let row = || Ok(Bytes::from_static(b"{}\n"));
+        assert_eq!(ended(vec![row(), row()], true).await.len(), 2);
+        let broken = ended(vec![row(), row()], false).await;
+        assert!(broken.len() == 3 && broken[2].as_ref().unwrap_err().contains("broke off"), "{broken:?}");
+        let told = ended(vec![row(), Err(io::Error::other("why"))], false).await;
+        assert_eq!(told[1..], [Err("why".to_owned())]);
     }
 }
