@@ -13,7 +13,7 @@ mod write;
 
 pub use feed::{Feed, FeedError, Feeder, feed};
 pub use job::{AnswerBytes, Batch, Limits, Outcome, Progress, Runner};
-pub use plan::Plan;
+pub use plan::{MOST_ROWS, Plan};
 pub use read::ReadOptions;
 pub use write::predictions;
 

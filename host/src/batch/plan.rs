@@ -30,7 +30,8 @@ pub struct Plan {
 pub(super) enum Way {
     /// Rows of one size, many in a run.
     Together,
-    /// Rows of one size, each run by itself: the model's first axis is fixed, or a plugin looks at its outputs.
+    /// Rows of one size, each run by itself: the model's first axis is fixed, its rows know of one another, or a plugin looks
+    /// at its outputs.
     OneByOne,
     /// Rows that differ in size, or are more than tensors: JSON, and each run by itself.
     Json,
@@ -99,15 +100,15 @@ impl Plan {
                 ValueSpec::Sequence { .. } => true,
                 _ => false,
             });
-        // Its admission tried that; a file that no host has taken in is its user's to judge.
-        let answers_rows = model.info.batching.as_ref().is_none_or(|batching| batching.ok);
+        let workers = &model.engine.workers;
+        // Where rows know of one another, or where that was set for the model, the workers run each by itself.
+        let may_batch = workers.batch_rows > 1;
         let way = match &model.pipeline {
             pipeline if pipeline.preprocess.is_some() => Way::Plugin,
             _ if inputs.is_empty() => Way::Json,
-            pipeline if are_open && answers_rows && pipeline.postprocess.is_none() => Way::Together,
+            pipeline if are_open && may_batch && pipeline.postprocess.is_none() => Way::Together,
             _ => Way::OneByOne,
         };
-        let workers = &model.engine.workers;
         let most_places = (workers.queue_capacity / 4).max(1);
         let most_rows = most_rows(way, &inputs, &outputs, workers, most_places);
         let places = if way == Way::Together { places(most_rows, workers) } else { 1 };
@@ -142,8 +143,7 @@ fn most_rows(
 ) -> usize {
     let most = match way {
         // The workers take more rows than they run together in parts, and each has a place in the queue.
-        Way::Together if workers.batch_rows > 1 => MOST_ROWS.min(workers.batch_rows.saturating_mul(most_places)),
-        Way::Together => MOST_ROWS,
+        Way::Together => MOST_ROWS.min(workers.batch_rows.saturating_mul(most_places)),
         _ => ROWS_APART,
     };
     let bytes = inputs.iter().map(RowInput::row_bytes).sum::<usize>().max(1);
@@ -154,10 +154,7 @@ fn most_rows(
 
 /// Jobs that a run of so many rows is to the workers, at once.
 fn places(rows: usize, workers: &WorkerLimits) -> usize {
-    match workers.batch_rows {
-        0 | 1 => 1,
-        batch_rows => rows.div_ceil(batch_rows).min(workers.instances * 2).max(1),
-    }
+    rows.div_ceil(workers.batch_rows.max(1)).min(workers.instances * 2).max(1)
 }
 
 /// Bytes of one row of an output, as far as its declaration tells.
@@ -169,7 +166,7 @@ fn answer_bytes(spec: &ValueSpec) -> usize {
 }
 
 /// Most rows of a run: with more, iris gains nothing.
-const MOST_ROWS: usize = 1024;
+pub const MOST_ROWS: usize = 1024;
 /// Rows that travel together to be run one by one.
 const ROWS_APART: usize = 16;
 /// Most bytes of inputs that travel together.
@@ -259,7 +256,7 @@ mod tests {
         };
         let plan = |places| Plan { places, most_places: 16, ..Plan::of_one_input(DataType::Fp32, 4) };
         for (rows, instances, batch_rows, at_once, in_flight) in
-            [(1024, 4, 64, 8, 2), (1024, 16, 64, 16, 1), (64, 16, 64, 1, 16), (1024, 16, 1, 1, 16)]
+            [(1024, 4, 64, 8, 2), (1024, 16, 64, 16, 1), (64, 16, 64, 1, 16), (1024, 16, 1024, 1, 16)]
         {
             let places = places(rows, &workers(instances, batch_rows));
             assert_eq!((places, plan(places).in_flight(instances + 1)), (at_once, in_flight.min(instances + 1)));
