@@ -50,10 +50,10 @@ impl Runner {
     async fn predict(&self, payload: Payload, trace: &mut Trace) -> Result<Arc<Answer>> {
         let mut pause = FIRST_PAUSE;
         loop {
-            match self.try_predict(payload.clone(), trace).await {
-                Err(error) if error.code == ErrorCode::Overloaded => {
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+            if self.has_room() {
+                let ended = self.try_predict(payload.clone(), trace).await;
+                if !matches!(&ended, Err(error) if error.code == ErrorCode::Overloaded) {
+                    return ended;
                 }
                 ended => return ended,
             }
@@ -61,6 +61,13 @@ impl Runner {
     }
 
     async fn try_predict(&self, payload: Payload, trace: &mut Trace) -> Result<Arc<Answer>> {
+    /// Whether the model's queue takes another job. To be refused would count as a prediction that failed, which a look does
+    /// not.
+    fn has_room(&self) -> bool {
+        let model = self.model();
+        model.workers.waiting() < model.engine.workers.queue_capacity
+    }
+
         match self {
             Runner::Host { app, target } => {
                 // What passes by once is not worth a place in memory.
@@ -263,9 +270,7 @@ async fn run_together(runner: &Runner, plan: &Plan, count: usize, data: &[crate:
             Some(Answers::Each(vec![Err(error.message); count]))
         }
         Err(error) => {
-            if error.code == ErrorCode::TooLarge {
-                plan.pace.was_too_large(count);
-            }
+            plan.pace.failed(count, error.code);
             None
         }
     }

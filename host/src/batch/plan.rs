@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::error::ErrorCode;
 use crate::model::{ModelVersion, WorkerLimits, value_spec};
 use crate::tensor::{DataType, TensorSpec};
 use crate::value::ValueSpec;
@@ -204,11 +205,21 @@ impl Pace {
         self.rows.store(next.clamp(1, self.most.load(Ordering::Relaxed)), Ordering::Relaxed);
     }
 
-    /// The answers to a run of `rows` rows were more than a run may have; from here on there are never as many.
-    pub(super) fn was_too_large(&self, rows: usize) {
-        let most = (rows / 2).max(1);
-        self.most.fetch_min(most, Ordering::Relaxed);
-        self.rows.fetch_min(most, Ordering::Relaxed);
+    /// A run of `rows` rows came to nothing. Where that is for their number, the next ones have half as many.
+    pub(super) fn failed(&self, rows: usize, code: ErrorCode) {
+        let fewer = (rows / 2).max(1);
+        match code {
+            // As many rows never have a smaller answer.
+            ErrorCode::TooLarge => {
+                self.most.fetch_min(fewer, Ordering::Relaxed);
+                self.rows.fetch_min(fewer, Ordering::Relaxed);
+            }
+            // They may have waited behind others' runs, so there may be more of them again.
+            ErrorCode::DeadlineExceeded => {
+                self.rows.fetch_min(fewer, Ordering::Relaxed);
+            }
+            _ => {}
+        }
     }
 }
 
@@ -237,12 +248,27 @@ mod tests {
     #[test]
     fn runs_whose_answers_were_too_large_stay_smaller() {
         let pace = Pace::new(MOST_ROWS);
-        pace.was_too_large(64);
+        pace.failed(64, ErrorCode::TooLarge);
         assert_eq!(pace.rows(), 32);
         pace.ran(32, Duration::ZERO);
         assert_eq!(pace.rows(), 32);
-        pace.was_too_large(1);
+        pace.failed(1, ErrorCode::TooLarge);
         assert_eq!(pace.rows(), 1);
+    }
+
+    #[test]
+    fn runs_that_were_out_of_time_are_smaller_until_they_are_quick() {
+        let pace = Pace::new(MOST_ROWS);
+        pace.failed(64, ErrorCode::InvalidInput);
+        assert_eq!(pace.rows(), 64);
+        pace.failed(64, ErrorCode::DeadlineExceeded);
+        // Another of that size, which was under way beside it.
+        pace.failed(64, ErrorCode::DeadlineExceeded);
+        assert_eq!(pace.rows(), 32);
+        pace.failed(32, ErrorCode::DeadlineExceeded);
+        assert_eq!(pace.rows(), 16);
+        pace.ran(16, Duration::ZERO);
+        assert_eq!(pace.rows(), 32);
     }
 
     #[test]

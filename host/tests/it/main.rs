@@ -35,6 +35,7 @@ mod plugins;
 mod predict;
 mod process;
 mod s3;
+mod queueing;
 mod sandbox;
 mod store;
 mod support;
