@@ -186,14 +186,8 @@ async fn rows_come_through_pipes_as_well() {
     assert_eq!(answers, "{\"row\":0,\"prediction\":\"a\"}\n{\"row\":1,\"prediction\":\"b\"}\n");
 }
 
-/// Bytes that a process has had in memory at most.
-fn most_resident(process: &Process) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", process.child.id())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().strip_suffix(" kB").unwrap().trim().parse::<u64>().unwrap() * 1024
-}
-
 /// Sends that many rows of iris through a host of its own; answers what its memory grew by.
+#[cfg(target_os = "linux")]
 async fn growth(rows: usize, from: &str, to: &str) -> u64 {
     let store = store_with_iris();
     let mut process =
@@ -220,7 +214,7 @@ async fn growth(rows: usize, from: &str, to: &str) -> u64 {
         }
         _ => file,
     };
-    let before = most_resident(&process);
+    let before = process.most_resident();
     let out = work.path().join(format!("out.{to}"));
     let columns: &[&str] = if from == "parquet" { &["--columns", "y"] } else { &[] };
     let said = ended(&predict(&[&[text(&input), "-o", text(&out)], &way[..], columns].concat()).await, 0);
@@ -228,7 +222,7 @@ async fn growth(rows: usize, from: &str, to: &str) -> u64 {
     println!("{from} to {to}: {}", said.trim());
     let line = process.wait_for("batch");
     assert_eq!((&line["rows"], &line["failed"]), (&json!(rows), &json!(0)));
-    most_resident(&process) - before
+    process.most_resident() - before
 }
 
 #[cfg(target_os = "linux")]

@@ -29,6 +29,7 @@ mod onnx_file;
 mod openapi;
 mod operation;
 mod parity;
+mod parquet_file;
 mod pictures;
 mod plugin_failures;
 mod plugins;

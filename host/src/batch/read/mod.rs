@@ -1,8 +1,10 @@
 //! Files of rows, read into chunks on a thread of their own.
 
 mod arrow;
+mod checked;
 mod columns;
 mod csv;
+mod footer;
 mod json;
 mod ndjson;
 mod pages;
