@@ -55,12 +55,12 @@ impl Runner {
                 if !matches!(&ended, Err(error) if error.code == ErrorCode::Overloaded) {
                     return ended;
                 }
-                ended => return ended,
             }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
-    async fn try_predict(&self, payload: Payload, trace: &mut Trace) -> Result<Arc<Answer>> {
     /// Whether the model's queue takes another job. To be refused would count as a prediction that failed, which a look does
     /// not.
     fn has_room(&self) -> bool {
@@ -68,6 +68,7 @@ impl Runner {
         model.workers.waiting() < model.engine.workers.queue_capacity
     }
 
+    async fn try_predict(&self, payload: Payload, trace: &mut Trace) -> Result<Arc<Answer>> {
         match self {
             Runner::Host { app, target } => {
                 // What passes by once is not worth a place in memory.
@@ -129,11 +130,13 @@ impl Progress {
         Some(self.total.load(Ordering::Relaxed)).filter(|&total| total > 0)
     }
 
-    pub(super) fn expect(&self, total: u64) {
+    /// The file has so many rows.
+    pub fn expect(&self, total: u64) {
         self.total.store(total, Ordering::Relaxed);
     }
 
-    pub(super) fn add(&self, rows: usize, failed: usize) {
+    /// So many more rows were answered, some of them with an error.
+    pub fn add(&self, rows: usize, failed: usize) {
         self.rows.fetch_add(rows as u64, Ordering::Relaxed);
         self.failed.fetch_add(failed as u64, Ordering::Relaxed);
     }
@@ -150,6 +153,10 @@ pub struct Outcome {
 /// Answers as bytes, ended with an error where the job broke off. The job ends when this is dropped.
 pub struct AnswerBytes {
     pieces: mpsc::Receiver<io::Result<Bytes>>,
+    /// Set once the last answer is among the pieces. That they end says nothing of it: whoever writes them may have given up
+    /// when there was no room for an error.
+    is_whole: Arc<AtomicBool>,
+    has_failed: bool,
     _job: Running<()>,
 }
 
@@ -160,10 +167,6 @@ impl Batch {
     /// Starts the job, once the beginning of the file has shown that it can be one. `ended` is called before the answers end.
     ///
     /// # Errors
-    /// Set once the last answer is among the pieces. That they end says nothing of it: whoever writes them may have given up
-    /// when there was no room for an error.
-    is_whole: Arc<AtomicBool>,
-    has_failed: bool,
     /// The file is none, or its columns are not the model's.
     pub async fn start(self, feed: Feed, ended: impl FnOnce() + Send + 'static) -> Result<AnswerBytes> {
         let Batch { runner, from, to, options, limits, progress } = self;
@@ -180,6 +183,8 @@ impl Batch {
         let (pieces, receiver) = mpsc::channel(PIECES);
         let patience = limits.patience;
         let (span, of_writer) = (tracing::Span::current(), Arc::clone(&plan));
+        let is_whole = Arc::new(AtomicBool::new(false));
+        let is_written = Arc::clone(&is_whole);
         tokio::task::spawn_blocking(move || {
             let _in_span = span.enter();
             let until_all_is_told = pieces.clone();
@@ -191,8 +196,6 @@ impl Batch {
         let job = run_all(runner, plan, in_flight, to_run, answers);
         Ok(AnswerBytes { pieces: receiver, is_whole, has_failed: false, _job: Running::spawn(job) })
     }
-        let is_whole = Arc::new(AtomicBool::new(false));
-        let is_written = Arc::clone(&is_whole);
 }
 
 impl Stream for AnswerBytes {

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
+pub use self::parquet::rows_in_parquet;
 use super::plan::Plan;
 use super::rows::{Chunk, Collector};
 use super::{Feed, Format, Limits, Progress};

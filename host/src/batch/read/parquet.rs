@@ -90,6 +90,13 @@ fn rows_at_once<'f>(fields: impl ExactSizeIterator<Item = &'f FieldRef>, list_by
     }
 }
 
+/// Rows that a file says it has; `None` where it is not Parquet.
+pub fn rows_in_parquet(file: &File) -> Option<u64> {
+    footer::check(file).ok()?;
+    let metadata = ParquetMetaDataReader::new().parse_and_finish(file).ok()?;
+    u64::try_from(metadata.file_metadata().num_rows()).ok()
+}
+
 /// What the columns of a file are.
 struct Table {
     names: Vec<String>,
