@@ -155,19 +155,23 @@ pub fn nhwc_classifier(datatype: i32) -> Vec<u8> {
     model(nodes, vec![weight("weights", &[3, 1000], &weights)], inputs, vec![value("Softmax:0", 1, &[1, 1000])])
 }
 
-/// `y` = `x` with `one` added `trips` times, one by one.
+/// `y` = `x`, which has one element, with `one` added `trips` times, one by one.
 pub fn counting_loop_node() -> Message {
+    counting_from("x", &[1])
+}
+
+fn counting_from(start: &str, shape: &[i64]) -> Message {
     let body_nodes = [node("Identity", &["go"], &["go_on"]), node("Add", &["sum", "one"], &["next"])];
     let body = body_nodes.into_iter().fold(Message::default(), |graph, node| graph.message(1, node)).bytes(2, "body");
-    let body = [value("trip", 7, &[]), value("go", 9, &[]), value("sum", 1, &[1])]
+    let body = [value("trip", 7, &[]), value("go", 9, &[]), value("sum", 1, shape)]
         .into_iter()
         .fold(body, |graph, input| graph.message(11, input));
-    let body = [value("go_on", 9, &[]), value("next", 1, &[1])]
+    let body = [value("go_on", 9, &[]), value("next", 1, shape)]
         .into_iter()
         .fold(body, |graph, output| graph.message(12, output));
     // 5 is `AttributeProto.GRAPH`.
     let attribute = Message::default().bytes(1, "body").message(6, body).varint(20, 5);
-    node("Loop", &["trips", "", "x"], &["y"]).message(5, attribute)
+    node("Loop", &["trips", "", start], &["y"]).message(5, attribute)
 }
 
 /// `y` = `x` with 1 added `trips` times: as long a run as one likes.
@@ -175,3 +179,23 @@ pub fn counting_loop() -> Vec<u8> {
     let inputs = vec![value("trips", 7, &[]), value("x", 1, &[1])];
     model(vec![counting_loop_node()], vec![weight("one", &[1], &[1.0])], inputs, vec![value("y", 1, &[1])])
 }
+
+/// A row of a table for each number, and 1 added to it: row `n` is `2 * n` and `2 * n + 1`. With [`ENDLESS_ROW`] among the
+/// numbers a run has no end, and past it is a number that no run can do anything with.
+pub fn table_with_an_endless_row() -> Vec<u8> {
+    let table: Vec<f32> = (0..=ENDLESS_ROW).flat_map(|row| [2.0 * row as f32, 2.0 * row as f32 + 1.0]).collect();
+    let mut trips = vec![1; ENDLESS_ROW as usize + 1];
+    trips[ENDLESS_ROW as usize] = 1 << 60;
+    let rows = ENDLESS_ROW + 1;
+    let weights =
+        vec![weight("table", &[rows, 2], &table), int_weight("all_trips", &[rows], &trips), weight("one", &[], &[1.0])];
+    let nodes = vec![
+        node("ReduceMax", &["index"], &["largest"]).message(5, int("keepdims", 0)),
+        node("Gather", &["all_trips", "largest"], &["trips"]),
+        node("Gather", &["table", "index"], &["rows"]),
+        counting_from("rows", &[-1, 2]),
+    ];
+    model(nodes, weights, vec![value("index", 7, &[-1])], vec![value("y", 1, &[-1, 2])])
+}
+
+pub const ENDLESS_ROW: i64 = 4;
