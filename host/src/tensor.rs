@@ -165,6 +165,10 @@ pub enum Data {
 pub enum TensorError {
     #[error("tensor {name}: shape {shape:?} has more elements than can be counted")]
     Overflow { name: String, shape: Vec<usize> },
+    #[error(
+        "tensor {name}: shape {shape:?} has no elements, and more than {most} without its axes of size 0; give it smaller axes"
+    )]
+    Vast { name: String, shape: Vec<usize>, most: usize },
     #[error("tensor {name}: {datatype}{shape:?} takes {expected} bytes, {actual} came")]
     Size { name: String, datatype: DataType, shape: Vec<usize>, expected: usize, actual: usize },
     #[error("tensor {name}: shape {shape:?} takes {expected} elements, {actual} came")]
@@ -264,11 +268,20 @@ impl<T: bytemuck::NoUninit> AsRef<[u8]> for Elements<T> {
     }
 }
 
+/// Most that the other axes of a tensor without elements may make together: a model may answer with as much, or run as
+/// often, and nothing of it has to be sent.
+const MOST_AROUND_NOTHING: usize = 1 << 20;
+
 fn element_count(name: &str, shape: &[usize]) -> Result<usize, TensorError> {
-    shape
-        .iter()
-        .try_fold(1usize, |count, &size| count.checked_mul(size))
-        .ok_or_else(|| TensorError::Overflow { name: name.to_owned(), shape: shape.to_vec() })
+    let around = shape.iter().copied().filter(|&size| size > 0);
+    let around = around.fold(Some(1usize), |count, size| count?.checked_mul(size));
+    match around {
+        _ if !shape.contains(&0) => {
+            around.ok_or_else(|| TensorError::Overflow { name: name.to_owned(), shape: shape.to_vec() })
+        }
+        Some(around) if around <= MOST_AROUND_NOTHING => Ok(0),
+        _ => Err(TensorError::Vast { name: name.to_owned(), shape: shape.to_vec(), most: MOST_AROUND_NOTHING }),
+    }
 }
 
 /// Splits texts apart, but no more than one beyond as many as there should be.
@@ -309,6 +322,22 @@ mod tests {
         assert!(matches!(huge, Err(TensorError::Overflow { .. })));
         let huge = Tensor::from_wire("x".into(), DataType::Fp64, vec![usize::MAX / 4], Bytes::new());
         assert!(matches!(huge, Err(TensorError::Overflow { .. })));
+    }
+
+    #[test]
+    fn a_tensor_of_nothing_claims_no_more_than_somebody_could_send() {
+        let nothing = |shape: &[usize]| Tensor::from_wire("x".into(), DataType::Fp32, shape.to_vec(), Bytes::new());
+        for shape in [&[0][..], &[0, 4], &[1, 32, 0, 128], &[1 << 20, 0]] {
+            assert!(nothing(shape).is_ok(), "{shape:?}");
+        }
+        for shape in
+            [&[1_000_000_000_000_000, 0][..], &[0, usize::MAX], &[usize::MAX, usize::MAX, 0], &[1 << 10, 0, 1 << 11]]
+        {
+            let error = nothing(shape).unwrap_err();
+            assert!(matches!(error, TensorError::Vast { .. }), "{shape:?}: {error}");
+            let strings = Tensor::from_strings("x".into(), shape.to_vec(), Vec::new());
+            assert!(matches!(strings, Err(TensorError::Vast { .. })), "{shape:?}");
+        }
     }
 
     #[test]

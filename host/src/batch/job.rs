@@ -4,8 +4,8 @@ use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -50,14 +50,22 @@ impl Runner {
     async fn predict(&self, payload: Payload, trace: &mut Trace) -> Result<Arc<Answer>> {
         let mut pause = FIRST_PAUSE;
         loop {
-            match self.try_predict(payload.clone(), trace).await {
-                Err(error) if error.code == ErrorCode::Overloaded => {
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+            if self.has_room() {
+                let ended = self.try_predict(payload.clone(), trace).await;
+                if !matches!(&ended, Err(error) if error.code == ErrorCode::Overloaded) {
+                    return ended;
                 }
-                ended => return ended,
             }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
+    }
+
+    /// Whether the model's queue takes another job. To be refused would count as a prediction that failed, which a look does
+    /// not.
+    fn has_room(&self) -> bool {
+        let model = self.model();
+        model.workers.waiting() < model.engine.workers.queue_capacity
     }
 
     async fn try_predict(&self, payload: Payload, trace: &mut Trace) -> Result<Arc<Answer>> {
@@ -122,11 +130,13 @@ impl Progress {
         Some(self.total.load(Ordering::Relaxed)).filter(|&total| total > 0)
     }
 
-    pub(super) fn expect(&self, total: u64) {
+    /// The file has so many rows.
+    pub fn expect(&self, total: u64) {
         self.total.store(total, Ordering::Relaxed);
     }
 
-    pub(super) fn add(&self, rows: usize, failed: usize) {
+    /// So many more rows were answered, some of them with an error.
+    pub fn add(&self, rows: usize, failed: usize) {
         self.rows.fetch_add(rows as u64, Ordering::Relaxed);
         self.failed.fetch_add(failed as u64, Ordering::Relaxed);
     }
@@ -143,6 +153,10 @@ pub struct Outcome {
 /// Answers as bytes, ended with an error where the job broke off. The job ends when this is dropped.
 pub struct AnswerBytes {
     pieces: mpsc::Receiver<io::Result<Bytes>>,
+    /// Set once the last answer is among the pieces. That they end says nothing of it: whoever writes them may have given up
+    /// when there was no room for an error.
+    is_whole: Arc<AtomicBool>,
+    has_failed: bool,
     _job: Running<()>,
 }
 
@@ -169,15 +183,18 @@ impl Batch {
         let (pieces, receiver) = mpsc::channel(PIECES);
         let patience = limits.patience;
         let (span, of_writer) = (tracing::Span::current(), Arc::clone(&plan));
+        let is_whole = Arc::new(AtomicBool::new(false));
+        let is_written = Arc::clone(&is_whole);
         tokio::task::spawn_blocking(move || {
             let _in_span = span.enter();
             let until_all_is_told = pieces.clone();
-            write::write(to, &of_writer, begun, to_write, (pieces, patience), &progress);
+            let all = write::write(to, &of_writer, begun, to_write, (pieces, patience), &progress);
+            is_written.store(all, Ordering::Release);
             ended();
             drop(until_all_is_told);
         });
         let job = run_all(runner, plan, in_flight, to_run, answers);
-        Ok(AnswerBytes { pieces: receiver, _job: Running::spawn(job) })
+        Ok(AnswerBytes { pieces: receiver, is_whole, has_failed: false, _job: Running::spawn(job) })
     }
 }
 
@@ -185,7 +202,12 @@ impl Stream for AnswerBytes {
     type Item = io::Result<Bytes>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
-        self.pieces.poll_recv(context)
+        let piece = ready!(self.pieces.poll_recv(context)).or_else(|| {
+            let is_all = self.has_failed || self.is_whole.load(Ordering::Acquire);
+            (!is_all).then(|| Err(io::Error::other("the answers broke off before the last row")))
+        });
+        self.has_failed |= matches!(piece, Some(Err(_)));
+        Poll::Ready(piece)
     }
 }
 
@@ -251,9 +273,7 @@ async fn run_together(runner: &Runner, plan: &Plan, count: usize, data: &[crate:
             Some(Answers::Each(vec![Err(error.message); count]))
         }
         Err(error) => {
-            if error.code == ErrorCode::TooLarge {
-                plan.pace.was_too_large(count);
-            }
+            plan.pace.failed(count, error.code);
             None
         }
     }
@@ -299,5 +319,34 @@ impl<T> Future for Running<T> {
 impl<T> Drop for Running<T> {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// What comes of these pieces, behind which the answers end.
+    async fn ended(pieces: Vec<io::Result<Bytes>>, is_whole: bool) -> Vec<std::result::Result<Bytes, String>> {
+        let (sender, receiver) = mpsc::channel(PIECES);
+        for piece in pieces {
+            sender.send(piece).await.unwrap();
+        }
+        drop(sender);
+        let is_whole = Arc::new(AtomicBool::new(is_whole));
+        let answers =
+            AnswerBytes { pieces: receiver, is_whole, has_failed: false, _job: Running::spawn(std::future::ready(())) };
+        answers.map(|piece| piece.map_err(|error| error.to_string())).collect().await
+    }
+
+    #[tokio::test]
+    async fn answers_that_are_not_whole_end_with_one_error() {
+        let row = || Ok(Bytes::from_static(b"{}\n"));
+        assert_eq!(ended(vec![row(), row()], true).await.len(), 2);
+        let broken = ended(vec![row(), row()], false).await;
+        assert!(broken.len() == 3 && broken[2].as_ref().unwrap_err().contains("broke off"), "{broken:?}");
+        let told = ended(vec![row(), Err(io::Error::other("why"))], false).await;
+        assert_eq!(told[1..], [Err("why".to_owned())]);
     }
 }

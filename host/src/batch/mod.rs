@@ -13,8 +13,8 @@ mod write;
 
 pub use feed::{Feed, FeedError, Feeder, feed};
 pub use job::{AnswerBytes, Batch, Limits, Outcome, Progress, Runner};
-pub use plan::Plan;
-pub use read::ReadOptions;
+pub use plan::{MOST_ROWS, Plan};
+pub use read::{ReadOptions, rows_in_parquet};
 pub use write::predictions;
 
 /// What a file of rows is written in.

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::error::ErrorCode;
 use crate::model::{ModelVersion, WorkerLimits, value_spec};
 use crate::tensor::{DataType, TensorSpec};
 use crate::value::ValueSpec;
@@ -30,7 +31,8 @@ pub struct Plan {
 pub(super) enum Way {
     /// Rows of one size, many in a run.
     Together,
-    /// Rows of one size, each run by itself: the model's first axis is fixed, or a plugin looks at its outputs.
+    /// Rows of one size, each run by itself: the model's first axis is fixed, its rows know of one another, or a plugin looks
+    /// at its outputs.
     OneByOne,
     /// Rows that differ in size, or are more than tensors: JSON, and each run by itself.
     Json,
@@ -99,15 +101,15 @@ impl Plan {
                 ValueSpec::Sequence { .. } => true,
                 _ => false,
             });
-        // Its admission tried that; a file that no host has taken in is its user's to judge.
-        let answers_rows = model.info.batching.as_ref().is_none_or(|batching| batching.ok);
+        let workers = &model.engine.workers;
+        // Where rows know of one another, or where that was set for the model, the workers run each by itself.
+        let may_batch = workers.batch_rows > 1;
         let way = match &model.pipeline {
             pipeline if pipeline.preprocess.is_some() => Way::Plugin,
             _ if inputs.is_empty() => Way::Json,
-            pipeline if are_open && answers_rows && pipeline.postprocess.is_none() => Way::Together,
+            pipeline if are_open && may_batch && pipeline.postprocess.is_none() => Way::Together,
             _ => Way::OneByOne,
         };
-        let workers = &model.engine.workers;
         let most_places = (workers.queue_capacity / 4).max(1);
         let most_rows = most_rows(way, &inputs, &outputs, workers, most_places);
         let places = if way == Way::Together { places(most_rows, workers) } else { 1 };
@@ -142,8 +144,7 @@ fn most_rows(
 ) -> usize {
     let most = match way {
         // The workers take more rows than they run together in parts, and each has a place in the queue.
-        Way::Together if workers.batch_rows > 1 => MOST_ROWS.min(workers.batch_rows.saturating_mul(most_places)),
-        Way::Together => MOST_ROWS,
+        Way::Together => MOST_ROWS.min(workers.batch_rows.saturating_mul(most_places)),
         _ => ROWS_APART,
     };
     let bytes = inputs.iter().map(RowInput::row_bytes).sum::<usize>().max(1);
@@ -154,10 +155,7 @@ fn most_rows(
 
 /// Jobs that a run of so many rows is to the workers, at once.
 fn places(rows: usize, workers: &WorkerLimits) -> usize {
-    match workers.batch_rows {
-        0 | 1 => 1,
-        batch_rows => rows.div_ceil(batch_rows).min(workers.instances * 2).max(1),
-    }
+    rows.div_ceil(workers.batch_rows.max(1)).min(workers.instances * 2).max(1)
 }
 
 /// Bytes of one row of an output, as far as its declaration tells.
@@ -169,7 +167,7 @@ fn answer_bytes(spec: &ValueSpec) -> usize {
 }
 
 /// Most rows of a run: with more, iris gains nothing.
-const MOST_ROWS: usize = 1024;
+pub const MOST_ROWS: usize = 1024;
 /// Rows that travel together to be run one by one.
 const ROWS_APART: usize = 16;
 /// Most bytes of inputs that travel together.
@@ -207,11 +205,21 @@ impl Pace {
         self.rows.store(next.clamp(1, self.most.load(Ordering::Relaxed)), Ordering::Relaxed);
     }
 
-    /// The answers to a run of `rows` rows were more than a run may have; from here on there are never as many.
-    pub(super) fn was_too_large(&self, rows: usize) {
-        let most = (rows / 2).max(1);
-        self.most.fetch_min(most, Ordering::Relaxed);
-        self.rows.fetch_min(most, Ordering::Relaxed);
+    /// A run of `rows` rows came to nothing. Where that is for their number, the next ones have half as many.
+    pub(super) fn failed(&self, rows: usize, code: ErrorCode) {
+        let fewer = (rows / 2).max(1);
+        match code {
+            // As many rows never have a smaller answer.
+            ErrorCode::TooLarge => {
+                self.most.fetch_min(fewer, Ordering::Relaxed);
+                self.rows.fetch_min(fewer, Ordering::Relaxed);
+            }
+            // They may have waited behind others' runs, so there may be more of them again.
+            ErrorCode::DeadlineExceeded => {
+                self.rows.fetch_min(fewer, Ordering::Relaxed);
+            }
+            _ => {}
+        }
     }
 }
 
@@ -240,12 +248,27 @@ mod tests {
     #[test]
     fn runs_whose_answers_were_too_large_stay_smaller() {
         let pace = Pace::new(MOST_ROWS);
-        pace.was_too_large(64);
+        pace.failed(64, ErrorCode::TooLarge);
         assert_eq!(pace.rows(), 32);
         pace.ran(32, Duration::ZERO);
         assert_eq!(pace.rows(), 32);
-        pace.was_too_large(1);
+        pace.failed(1, ErrorCode::TooLarge);
         assert_eq!(pace.rows(), 1);
+    }
+
+    #[test]
+    fn runs_that_were_out_of_time_are_smaller_until_they_are_quick() {
+        let pace = Pace::new(MOST_ROWS);
+        pace.failed(64, ErrorCode::InvalidInput);
+        assert_eq!(pace.rows(), 64);
+        pace.failed(64, ErrorCode::DeadlineExceeded);
+        // Another of that size, which was under way beside it.
+        pace.failed(64, ErrorCode::DeadlineExceeded);
+        assert_eq!(pace.rows(), 32);
+        pace.failed(32, ErrorCode::DeadlineExceeded);
+        assert_eq!(pace.rows(), 16);
+        pace.ran(16, Duration::ZERO);
+        assert_eq!(pace.rows(), 32);
     }
 
     #[test]
@@ -259,7 +282,7 @@ mod tests {
         };
         let plan = |places| Plan { places, most_places: 16, ..Plan::of_one_input(DataType::Fp32, 4) };
         for (rows, instances, batch_rows, at_once, in_flight) in
-            [(1024, 4, 64, 8, 2), (1024, 16, 64, 16, 1), (64, 16, 64, 1, 16), (1024, 16, 1, 1, 16)]
+            [(1024, 4, 64, 8, 2), (1024, 16, 64, 16, 1), (64, 16, 64, 1, 16), (1024, 16, 1024, 1, 16)]
         {
             let places = places(rows, &workers(instances, batch_rows));
             assert_eq!((places, plan(places).in_flight(instances + 1)), (at_once, in_flight.min(instances + 1)));

@@ -27,6 +27,18 @@ pub struct AdmissionConfig {
     pub admission_binary: Option<PathBuf>,
 }
 
+impl Default for AdmissionConfig {
+    /// As a host tries models where nothing else is set.
+    fn default() -> AdmissionConfig {
+        AdmissionConfig {
+            admission_timeout: Duration::from_secs(60),
+            admission_memory_bytes: ByteSize::gib(4),
+            admissions: 2,
+            admission_binary: None,
+        }
+    }
+}
+
 /// What `model-nexus admit` takes: the host calls it, nobody else.
 #[derive(Debug, Clone, Args)]
 pub struct AdmitOptions {
@@ -41,4 +53,26 @@ pub struct AdmitOptions {
     pub cpu_seconds: u64,
     /// The model to try.
     pub model: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, FromArgMatches, Parser};
+
+    use super::AdmissionConfig;
+
+    #[derive(Parser)]
+    struct Options {
+        #[command(flatten)]
+        admission: AdmissionConfig,
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_options() {
+        // Without the environment, in which somebody may have set another.
+        let command = Options::command().mut_args(|argument| argument.env(None::<&str>));
+        let parsed = command.try_get_matches_from(["serve"]).and_then(|matches| Options::from_arg_matches(&matches));
+        let parsed = parsed.map(|options| format!("{:?}", options.admission));
+        assert_eq!(parsed.ok(), Some(format!("{:?}", AdmissionConfig::default())));
+    }
 }

@@ -1,12 +1,15 @@
-//! A model by itself: out of a file, with one plugin around it, no store and no registry. What an author tries a plugin on.
+//! A model by itself: out of a file, with one plugin around it, no store and no registry. What an author tries a plugin on,
+//! and what files of rows go through without a host.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use chrono::Utc;
 
+use super::admission::{Admission, Batching, declared_rows};
 use super::bind::describe;
 use super::engine::Engine;
+use super::incoming::{inspect, named_files};
 use super::model_toml::{Pipeline, StageBinding};
 use super::registry::{BoundPipeline, BoundStage, ModelVersion};
 use super::repository::Sidecar;
@@ -17,6 +20,34 @@ use super::worker::{WorkerLimits, Workers};
 use crate::digest::sha256_of_file;
 use crate::error::{Error, Result};
 use crate::plugin::{Binding, Plugin, Stage};
+
+/// Whether rows may be run together by a model that no host has taken in, found out as a host does: in a process of its own. Where
+/// that is not to be found out they may not.
+pub async fn tried_alone(file: &Path, admission: &Admission) -> Batching {
+    let path = file.to_owned();
+    let looked_at = tokio::task::spawn_blocking(move || look_at(&path)).await.map_err(Error::internal);
+    let bytes = match looked_at.and_then(|looked_at| looked_at) {
+        Ok(Ok(bytes)) => bytes,
+        Ok(Err(reason)) => return Batching::off(reason),
+        Err(error) => return Batching::off(error.message),
+    };
+    match admission.admit(file, bytes).await {
+        Ok(admitted) => admitted.batching,
+        Err(error) => Batching::off(error.message),
+    }
+}
+
+/// Bytes of a model's files, where it declares rows; else what it declares instead.
+fn look_at(file: &Path) -> Result<std::result::Result<u64, String>> {
+    let model = inspect(file)?;
+    if let Err(reason) = declared_rows(&model.metadata) {
+        return Ok(Err(reason));
+    }
+    let folder = file.parent().unwrap_or(Path::new(""));
+    let data = named_files(&model)?.into_iter().map(|name| folder.join(name));
+    let sizes = data.chain([file.to_owned()]).map(|file| Ok(file.metadata().map_err(Error::internal)?.len()));
+    sizes.sum::<Result<u64>>().map(Ok)
+}
 
 impl ModelVersion {
     /// Loads a model's file, with no plugins around it yet. Its id is the file's name.

@@ -6,11 +6,13 @@ use crate::error::{Error, Result};
 use crate::tensor::{Data, Tensor};
 use crate::value::Value;
 
-/// The size of the first axis, where all of a request's inputs are tensors that have one of the same size.
+/// The size of the first axis, where all of a request's inputs are tensors that have one of the same size. `None` too where
+/// none of them has an element: as `[1000000000, 0]` a few bytes claim more rows than anybody could run.
 pub(super) fn rows_in(inputs: &[Value]) -> Option<usize> {
     let rows = |input: &Value| if let Value::Tensor(tensor) = input { tensor.shape.first().copied() } else { None };
     let first = rows(inputs.first()?)?;
-    inputs.iter().all(|input| rows(input) == Some(first)).then_some(first)
+    let is_held = first == 0 || inputs.iter().any(|input| input.byte_size() > 0);
+    (is_held && inputs.iter().all(|input| rows(input) == Some(first))).then_some(first)
 }
 
 /// Whether the inputs of two requests, of which each has rows, differ in nothing but their number and elements.
@@ -64,14 +66,14 @@ fn join_tensors<'j>(values: impl Iterator<Item = Option<&'j Value>> + Clone) -> 
     Ok(Value::Tensor(Tensor { name: first.name.clone(), datatype: first.datatype, shape, data }))
 }
 
-/// The parts of a request, each of no more than so many rows. Their elements are the request's own.
-pub(super) fn split(inputs: &[Value], rows: usize, most_rows: usize) -> Vec<Vec<Value>> {
-    let starts = (0..rows).step_by(most_rows.max(1));
-    let part = |start: usize| {
+/// The parts of a request, each of no more than so many rows, made as they are asked for. Their elements are the request's
+/// own.
+pub(super) fn split(inputs: &[Value], rows: usize, most_rows: usize) -> impl Iterator<Item = Vec<Value>> {
+    let most_rows = most_rows.max(1);
+    (0..rows).step_by(most_rows).map(move |start| {
         let end = rows.min(start + most_rows);
         inputs.iter().map(|input| rows_of(input, rows, start, end)).collect()
-    };
-    starts.map(part).collect()
+    })
 }
 
 /// Rows `start` to `end` of a tensor of `rows` rows.
@@ -158,8 +160,9 @@ mod tests {
         let joined = join(requests.iter().map(Vec::as_slice)).unwrap();
         assert_eq!(joined[1], words("s", &["a", "b", "c", "d"]));
         assert_eq!(part(&joined, &[1, 2, 1]).unwrap(), requests);
-        assert_eq!(join_answers(&split(&joined, 4, 3)).unwrap(), joined);
-        assert_eq!(split(&joined, 4, 3).len(), 2);
+        let parts: Vec<Vec<Value>> = split(&joined, 4, 3).collect();
+        assert_eq!(parts.len(), 2);
+        assert_eq!(join_answers(&parts).unwrap(), joined);
     }
 
     #[test]
@@ -174,6 +177,15 @@ mod tests {
         assert_eq!(rows_in(&[numbers("x", &[2, 3], 0), words("s", &["b", "c"])]), Some(2));
         assert_eq!(rows_in(&[numbers("x", &[1, 3], 0), numbers("y", &[2, 3], 0)]), None);
         assert_eq!(rows_in(&[numbers("x", &[], 0)]), None);
+    }
+
+    #[test]
+    fn rows_without_elements_are_nothing_to_run_together() {
+        assert_eq!(rows_in(&[numbers("x", &[1 << 20, 0], 0)]), None);
+        assert_eq!(rows_in(&[numbers("x", &[3, 0], 0), numbers("y", &[3, 2, 0], 0)]), None);
+        // Beside elements they are as many as those show.
+        assert_eq!(rows_in(&[numbers("x", &[3, 2], 0), numbers("past", &[3, 4, 0], 0)]), Some(3));
+        assert_eq!(rows_in(&[numbers("x", &[0, 4], 0)]), Some(0));
     }
 
     #[test]

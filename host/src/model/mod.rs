@@ -32,7 +32,8 @@ mod upload;
 mod values;
 mod worker;
 
-pub use admission::Batching;
+pub use admission::{Admission, Batching};
+pub use alone::tried_alone;
 pub use archive::{Archive, ArchiveLimits};
 pub use bind::{Golden, Rebound, describe};
 pub use engine::{Engine, EngineOptions};

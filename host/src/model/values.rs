@@ -5,6 +5,7 @@ use std::hash::Hash;
 
 use bytemuck::{CheckedBitPattern, NoUninit};
 use bytes::Bytes;
+use ort::AsPointer;
 use ort::environment::Environment;
 use ort::session::{Session, SessionInputValue, SessionOutputs};
 use ort::value::{
@@ -194,15 +195,33 @@ fn datatype_of(element: TensorElementType) -> Option<DataType> {
 pub(super) fn from_outputs(outputs: &SessionOutputs<'_>, limit: usize) -> Result<Vec<Value>> {
     let mut reader = Reader { limit, taken: 0 };
     // All of them first: what is too large is not copied in part.
-    let least = outputs.iter().fold(0usize, |bytes, (_, value)| bytes.saturating_add(least_bytes(&value)));
-    Reader { limit, taken: 0 }.take(least)?;
+    let mut before = Reader { limit, taken: 0 };
+    outputs.iter().try_for_each(|(_, value)| before.take(tensor_bytes(&value)?))?;
     outputs.iter().map(|(name, value)| reader.value(name.to_owned(), &value)).collect()
 }
 
-/// What a tensor takes in memory at the least: exact for numbers, a reference each for strings.
-fn least_bytes(value: &DynValue) -> usize {
-    let ValueType::Tensor { ty, shape, .. } = value.dtype() else { return 0 };
-    shape.num_elements().saturating_mul(ty.byte_size(1).unwrap_or(size_of::<Bytes>()))
+/// What a tensor will take in the host's memory; of other values nothing is known before they are copied.
+fn tensor_bytes(value: &DynValue) -> Result<usize> {
+    let ValueType::Tensor { ty, shape, .. } = value.dtype() else { return Ok(0) };
+    let texts = match ty {
+        TensorElementType::String if value.is_tensor() => text_bytes(value).map_err(Error::internal)?,
+        _ => 0,
+    };
+    // Texts take a reference each beside their bytes.
+    let element = ty.byte_size(1).unwrap_or(size_of::<Bytes>());
+    Ok(shape.num_elements().saturating_mul(element).saturating_add(texts))
+}
+
+/// Bytes of all texts of a tensor, without a copy of any: ort tells no length but that of what it has copied.
+#[allow(unsafe_code)]
+fn text_bytes(value: &DynValue) -> ort::Result<usize> {
+    let mut bytes = 0;
+    // SAFETY: the value outlives the call, which reads of it and writes one length. One that is no tensor of texts is an error.
+    unsafe {
+        let status = (ort::api().GetStringTensorDataLength)(value.ptr(), &mut bytes);
+        ort::Error::result_from_status(status)?;
+    }
+    Ok(bytes)
 }
 
 /// # Errors
@@ -237,7 +256,7 @@ impl Reader {
 
     fn tensor(&mut self, name: String, element: TensorElementType, value: &DynValue) -> Result<Tensor> {
         let datatype = datatype_of(element).ok_or_else(|| unsupported(&name, &format!("tensor of {element}")))?;
-        self.take(least_bytes(value))?;
+        self.take(tensor_bytes(value)?)?;
         let tensor = with_element!(datatype, T => copy::<T>(name, datatype, value), BYTES => {
             copy_strings(name, value)
         });

@@ -212,23 +212,25 @@ impl Workers {
     async fn infer_in_parts(&self, inputs: Vec<Value>, rows: usize, terms: &Terms) -> Result<Inference> {
         let parts = stream::iter(batch::split(&inputs, rows, self.limits.batch_rows));
         // No more of them at once than keep the workers busy, so that one large request does not fill the queue.
-        let parts = parts
+        let mut parts = parts
             .map(|part| async move {
                 let rows = rows_in(&part);
                 self.infer_at_once(part, rows, terms).await
             })
             .buffered(self.limits.instances * 2);
-        let answers: Vec<Inference> = parts.try_collect().await?;
-        let took = answers.iter().map(|answer| answer.took).reduce(|sum, part| InferenceTimes {
-            queued: sum.queued.max(part.queued),
-            ran: sum.ran + part.ran,
-            batch_rows: sum.batch_rows.max(part.batch_rows),
-        });
-        let outputs: Vec<Vec<Value>> = answers.into_iter().map(|answer| answer.outputs).collect();
-        let outputs = batch::join_answers(&outputs)?;
-        let bytes: usize = outputs.iter().map(Value::byte_size).sum();
-        check_size(bytes, self.limits.output_bytes)?;
-        Ok(Inference { outputs, took: took.unwrap_or_default() })
+        let (mut outputs, mut took, mut bytes) = (Vec::new(), InferenceTimes::default(), 0usize);
+        while let Some(answer) = parts.try_next().await? {
+            bytes = answer.outputs.iter().map(Value::byte_size).fold(bytes, usize::saturating_add);
+            // Whatever is still to be run would only add to it.
+            check_size(bytes, self.limits.output_bytes)?;
+            took = InferenceTimes {
+                queued: took.queued.max(answer.took.queued),
+                ran: took.ran + answer.took.ran,
+                batch_rows: took.batch_rows.max(answer.took.batch_rows),
+            };
+            outputs.push(answer.outputs);
+        }
+        Ok(Inference { outputs: batch::join_answers(&outputs)?, took })
     }
 }
 

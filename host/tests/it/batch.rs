@@ -158,6 +158,15 @@ async fn a_model_with_a_fixed_first_axis_goes_row_by_row() {
 }
 
 #[tokio::test]
+async fn rows_of_a_model_that_is_not_to_batch_are_run_one_by_one() {
+    let (host, _store) = Host::with_iris(&["--max-batch-size", "1"]).await;
+    let answers = ndjson(&host, "iris", format!("{}\n", ROWS[0]).repeat(200)).await;
+    assert!(answers.len() == 200 && answers.iter().all(|answer| answer["prediction"]["label"] == 0));
+    let runs = host.metric(r#"model_predictions_total{model="iris",status="ok",version="1"}"#).await;
+    assert_eq!(runs, Some(200.0));
+}
+
+#[tokio::test]
 async fn several_inputs_come_by_their_names() {
     let (host, _store) = Host::with_iris(&[]).await;
     host.upload("add", "1", onnx_file::add()).await;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use model_nexus::error::{ErrorCode, Result};
@@ -12,6 +12,7 @@ use model_nexus::terms::{Priority, Terms};
 use model_nexus::value::Value;
 use tokio::task::JoinHandle;
 
+use crate::onnx_file;
 use crate::support::{fixture, runtime};
 
 const LIMITS: WorkerLimits =
@@ -42,15 +43,21 @@ fn numbers(answer: Result<Inference>) -> Vec<f32> {
 
 /// Gives the one worker of the model a long run, so that what is asked next waits.
 async fn occupy(workers: &Arc<Workers>) -> JoinHandle<Result<Inference>> {
+    occupy_with(workers, floats(&[0.0])).await
+}
+
+async fn occupy_with(workers: &Arc<Workers>, inputs: Vec<Value>) -> JoinHandle<Result<Inference>> {
     until(|| workers.busy() == 0).await;
     let busy = Arc::clone(workers);
-    let busy = tokio::spawn(async move { busy.infer(floats(&[0.0]), &terms()).await });
+    let busy = tokio::spawn(async move { busy.infer(inputs, &terms()).await });
     until(|| workers.busy() == 1 && workers.waiting() == 0).await;
     busy
 }
 
 async fn until(is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !is_so() {
+        assert!(Instant::now() < deadline, "what is waited for does not come to be");
         tokio::task::yield_now().await;
     }
 }
@@ -77,16 +84,30 @@ async fn what_waits_is_run_together_and_everybody_gets_an_answer_of_their_own() 
 
 #[tokio::test]
 async fn one_that_fails_in_a_run_does_not_fail_the_others() {
-    let workers = workers("gather", LIMITS);
-    let terms = terms();
-    let requests = [[0].as_slice(), &[1, 2], &[4], &[3]].map(|index| workers.infer(indices(index), &terms));
-    let [first, second, bad, last] = join_all(requests).await.try_into().unwrap();
-    assert_eq!(numbers(first), [0.0, 1.0]);
-    assert_eq!(numbers(second), [2.0, 3.0, 4.0, 5.0]);
-    assert_eq!(numbers(last), [6.0, 7.0]);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("table.onnx");
+    std::fs::write(&file, onnx_file::table_with_an_endless_row()).unwrap();
+    let workers = Workers::start(&runtime(), &file, "table", LIMITS, &SessionOptions::default(), None).unwrap();
+    let workers = Arc::new(workers);
+    let busy = occupy_with(&workers, indices(&[onnx_file::ENDLESS_ROW])).await;
+    let requests = [[0].as_slice(), &[1, 2], &[onnx_file::ENDLESS_ROW + 1], &[3]].map(|index| {
+        let (workers, index) = (Arc::clone(&workers), indices(index));
+        tokio::spawn(async move { workers.infer(index, &terms()).await })
+    });
+    until(|| workers.waiting() == 4).await;
+    // All four wait when the worker comes to take what can run together.
+    busy.abort();
+    let answers = join_all(requests).await.into_iter().map(|ended| ended.unwrap());
+    let [first, second, bad, last] = answers.collect::<Vec<_>>().try_into().unwrap();
+    assert_eq!(numbers(first), [1.0, 2.0]);
+    assert_eq!(numbers(second), [3.0, 4.0, 5.0, 6.0]);
+    assert_eq!(numbers(last), [7.0, 8.0]);
     let error = bad.unwrap_err();
     assert_eq!(error.code, ErrorCode::InvalidInput);
     assert!(error.message.contains("indices"), "{error}");
+    // The common run came to nothing, and each of the good ones was made again by itself.
+    assert_eq!(workers.statistics.batches().keys().copied().collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(workers.statistics.executions(), 3);
 }
 
 #[tokio::test]
@@ -98,9 +119,17 @@ async fn a_request_of_many_rows_is_run_in_parts_and_answered_as_one() {
     assert_eq!(numbers(answer), expected);
     assert_eq!(workers.statistics.inferences(), 1001);
     assert_eq!(workers.statistics.batches().keys().copied().collect::<Vec<_>>(), [1, 8]);
-    let small = WorkerLimits { output_bytes: 100, ..LIMITS };
-    let error = self::workers("gather", small).infer(indices(&[0; 16]), &terms()).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn parts_whose_answers_are_too_large_together_are_not_all_run() {
+    let workers = workers("gather", WorkerLimits { output_bytes: 100, ..LIMITS });
+    // 8 rows answer with 64 bytes, so the second part is one too many of 125.
+    let error = workers.infer(indices(&[0; 1000]), &terms()).await.unwrap_err();
     assert_eq!(error.code, ErrorCode::TooLarge, "{error}");
+    assert!(error.message.contains("128 bytes or more"), "{error}");
+    // Two are asked for at once.
+    assert!(workers.statistics.executions() <= 4, "{:?}", workers.statistics.batches());
 }
 
 #[tokio::test]

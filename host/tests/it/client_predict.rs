@@ -61,6 +61,57 @@ async fn a_file_goes_through_a_host_and_without_one_to_the_same_answers() {
 }
 
 #[tokio::test]
+async fn rows_that_know_of_one_another_are_run_one_by_one_without_a_host_too() {
+    let (host, store) = Host::with_iris(&[]).await;
+    let work = tempfile::tempdir().unwrap();
+    let rows: Vec<Value> = (0..40).map(|row| json!([row as f64 / 7.0, -3.5, row % 5, 0.25])).collect();
+    let file = work.path().join("rows.ndjson");
+    std::fs::write(&file, rows.iter().map(|row| format!("{row}\n")).collect::<String>()).unwrap();
+    // The last one ends the process that runs it on several rows.
+    for (name, are_apart) in [("dense", false), ("less-mean", true), ("quantized", true), ("trap", true)] {
+        let model = fixture(&format!("models/rows/{name}.onnx"));
+        assert_eq!(host.upload(name, "1", std::fs::read(&model).unwrap()).await.0, 201);
+        let mut expected = Vec::new();
+        for row in &rows {
+            expected.push(host.predict(json!({ "model_id": name, "features": row })).await.1["prediction"].take());
+        }
+        let ways: [&[&str]; 2] = [&["--model-file", text(&model)], &["--model", name, "--store", text(store.path())]];
+        for way in ways {
+            let output = predict(&[&[text(&file)], way].concat()).await;
+            let said = ended(&output, 0);
+            assert_eq!(said.contains("one by one"), are_apart, "{way:?}: {said}");
+            let lines = String::from_utf8(output.stdout).unwrap();
+            let answers = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["prediction"].take());
+            for (answer, expected) in answers.zip(&expected) {
+                match are_apart {
+                    true => assert_eq!(answer, *expected, "{way:?}"),
+                    // Together, the last digits may differ.
+                    false => assert!(are_close(&answer, expected), "{way:?}: {answer} is not {expected}"),
+                }
+            }
+            assert_eq!(lines.lines().count(), rows.len());
+        }
+    }
+}
+
+fn are_close(one: &Value, other: &Value) -> bool {
+    let numbers =
+        |list: &Value| list.as_array().unwrap().iter().map(|number| number.as_f64().unwrap()).collect::<Vec<_>>();
+    numbers(one).iter().zip(numbers(other)).all(|(one, other)| (one - other).abs() < 1e-5)
+}
+
+#[tokio::test]
+async fn what_keeps_a_models_rows_apart_in_a_host_does_so_without_one() {
+    let (host, store) = Host::with_iris(&[]).await;
+    let options = host.client.put(format!("{}/models/iris/engine", host.url)).json(&json!({ "max_batch_size": 1 }));
+    assert_eq!(options.send().await.unwrap().status(), 200);
+    let iris = fixture("models/iris/iris.csv");
+    let way = ["--model", "iris", "--store", text(store.path())];
+    let said = ended(&predict(&[&[text(&iris)], &way[..], &COLUMNS].concat()).await, 0);
+    assert!(said.contains("`max_batch_size` is set to 1") && said.contains("150 rows in "), "{said}");
+}
+
+#[tokio::test]
 async fn rows_that_fail_are_counted_and_make_the_exit_status() {
     let (host, _store) = Host::with_iris(&[]).await;
     let work = tempfile::tempdir().unwrap();
@@ -135,14 +186,8 @@ async fn rows_come_through_pipes_as_well() {
     assert_eq!(answers, "{\"row\":0,\"prediction\":\"a\"}\n{\"row\":1,\"prediction\":\"b\"}\n");
 }
 
-/// Bytes that a process has had in memory at most.
-fn most_resident(process: &Process) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", process.child.id())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().strip_suffix(" kB").unwrap().trim().parse::<u64>().unwrap() * 1024
-}
-
 /// Sends that many rows of iris through a host of its own; answers what its memory grew by.
+#[cfg(target_os = "linux")]
 async fn growth(rows: usize, from: &str, to: &str) -> u64 {
     let store = store_with_iris();
     let mut process =
@@ -169,7 +214,7 @@ async fn growth(rows: usize, from: &str, to: &str) -> u64 {
         }
         _ => file,
     };
-    let before = most_resident(&process);
+    let before = process.most_resident();
     let out = work.path().join(format!("out.{to}"));
     let columns: &[&str] = if from == "parquet" { &["--columns", "y"] } else { &[] };
     let said = ended(&predict(&[&[text(&input), "-o", text(&out)], &way[..], columns].concat()).await, 0);
@@ -177,7 +222,7 @@ async fn growth(rows: usize, from: &str, to: &str) -> u64 {
     println!("{from} to {to}: {}", said.trim());
     let line = process.wait_for("batch");
     assert_eq!((&line["rows"], &line["failed"]), (&json!(rows), &json!(0)));
-    most_resident(&process) - before
+    process.most_resident() - before
 }
 
 #[cfg(target_os = "linux")]

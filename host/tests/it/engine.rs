@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{Host, answer, error_message, fixture, iris, store_with_iris};
+use crate::support::{Host, answer, error_message, fixture, iris, store_with_iris, until};
 
 fn model(name: &str) -> Vec<u8> {
     std::fs::read(fixture(&format!("models/rows/{name}.onnx"))).unwrap()
@@ -251,9 +250,8 @@ async fn a_provider_that_is_missing_is_an_error_and_never_the_cpu_instead() {
     assert_eq!(status, 400);
     assert!(error_message(&refused).contains("it offers: cpu"), "{refused}");
     assert_eq!(delete(&again, "/models/iris/engine").await.0, 200);
-    while again.predict(json!({ "model_id": "iris", "features": [1, 2, 3, 4] })).await.0 != 200 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let ask = json!({ "model_id": "iris", "features": [1, 2, 3, 4] });
+    until("the model serves again", async || again.predict(ask.clone()).await.0 == 200).await;
 }
 
 #[tokio::test]
@@ -276,15 +274,14 @@ async fn other_hosts_follow() {
     let other = Host::start(store.path(), &["--store-poll", "50ms"]).await;
     other.assert_serves().await;
     assert_eq!(put(&one, "/models/iris/engine", json!({ "instances": 2, "max_batch_size": 7 })).await.0, 200);
-    while engine(&other).await["instances"] != 2 {
+    until("the other host follows", async || {
         other.assert_serves().await;
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+        engine(&other).await["instances"] == 2
+    })
+    .await;
     assert_eq!(engine(&other).await["batch_rows"], 7);
     assert_eq!(delete(&other, "/models/iris/engine").await.0, 200);
-    while engine(&one).await["instances"] != 1 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until("the first host follows", async || engine(&one).await["instances"] == 1).await;
     one.assert_serves().await;
 }
 

@@ -282,6 +282,21 @@ async fn an_answer_over_the_limit_is_413() {
 }
 
 #[tokio::test]
+async fn texts_count_for_their_bytes_in_an_answer() {
+    let (host, _store) = Host::with_iris(&["--max-output-bytes", "1KiB"]).await;
+    host.upload("words", "1", onnx_file::identity(8, &[-1])).await;
+    // Each takes 32 bytes beside its own.
+    for (count, length, expected) in [(1, 992, 200), (1, 993, 413), (8, 96, 200), (8, 97, 413)] {
+        let features = vec!["x".repeat(length); count];
+        let (status, answer) = host.predict(json!({ "model_id": "words", "features": features })).await;
+        assert_eq!(status, expected, "{count} of {length}: {answer}");
+        if status == 413 {
+            assert!(error_message(&answer).contains("--max-output-bytes"), "{answer}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_input_larger_than_can_be_counted_is_refused_and_not_a_panic() {
     let (host, _store) = Host::with_iris(&[]).await;
     let (status, _) = host.upload("vast", "1", onnx_file::identity(1, &[1, 1 << 40, 1 << 40])).await;

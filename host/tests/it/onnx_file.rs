@@ -42,13 +42,23 @@ impl Message {
     }
 }
 
-/// A graph's input or output; an axis of -1 has any size.
+/// A graph's input or output; an axis of -1 has any size, the same as all others of them.
 pub fn value(name: &str, datatype: i32, shape: &[i64]) -> Message {
-    let dims = shape.iter().fold(Message::default(), |dims, &size| {
-        let dim = Message::default();
-        dims.message(1, if size < 0 { dim.bytes(2, "n") } else { dim.varint(1, size as u64) })
+    let axes = shape.iter().map(|&size| {
+        let axis = Message::default();
+        if size < 0 { axis.bytes(2, "n") } else { axis.varint(1, size as u64) }
     });
-    let tensor = Message::default().varint(1, datatype as u64).message(2, dims);
+    declared(name, datatype, axes)
+}
+
+/// A graph's input or output whose axes have any size, each by a name of its own.
+pub fn open_value(name: &str, datatype: i32, axes: &[&str]) -> Message {
+    declared(name, datatype, axes.iter().map(|axis| Message::default().bytes(2, axis)))
+}
+
+fn declared(name: &str, datatype: i32, axes: impl Iterator<Item = Message>) -> Message {
+    let shape = axes.fold(Message::default(), |shape, axis| shape.message(1, axis));
+    let tensor = Message::default().varint(1, datatype as u64).message(2, shape);
     Message::default().bytes(1, name).message(2, Message::default().message(1, tensor))
 }
 
@@ -108,6 +118,12 @@ pub fn identity(datatype: i32, shape: &[i64]) -> Vec<u8> {
     model(vec![node], vec![], vec![value("x", datatype, shape)], vec![value("y", datatype, shape)])
 }
 
+/// A model of any number of rows, each of any length, as those of texts have: `x` to `y`.
+pub fn rows_of_any_length() -> Vec<u8> {
+    let [x, y] = ["x", "y"].map(|name| open_value(name, 1, &["batch", "length"]));
+    model(vec![node("Identity", &["x"], &["y"])], vec![], vec![x], vec![y])
+}
+
 /// A model of an older format and opset that returns the two floats it is given.
 pub fn old_identity(ir_version: u64, opset: u64) -> Vec<u8> {
     let graph = Message::default().message(1, node("Identity", &["x"], &["y"])).bytes(2, "old");
@@ -139,19 +155,23 @@ pub fn nhwc_classifier(datatype: i32) -> Vec<u8> {
     model(nodes, vec![weight("weights", &[3, 1000], &weights)], inputs, vec![value("Softmax:0", 1, &[1, 1000])])
 }
 
-/// `y` = `x` with `one` added `trips` times, one by one.
+/// `y` = `x`, which has one element, with `one` added `trips` times, one by one.
 pub fn counting_loop_node() -> Message {
+    counting_from("x", &[1])
+}
+
+fn counting_from(start: &str, shape: &[i64]) -> Message {
     let body_nodes = [node("Identity", &["go"], &["go_on"]), node("Add", &["sum", "one"], &["next"])];
     let body = body_nodes.into_iter().fold(Message::default(), |graph, node| graph.message(1, node)).bytes(2, "body");
-    let body = [value("trip", 7, &[]), value("go", 9, &[]), value("sum", 1, &[1])]
+    let body = [value("trip", 7, &[]), value("go", 9, &[]), value("sum", 1, shape)]
         .into_iter()
         .fold(body, |graph, input| graph.message(11, input));
-    let body = [value("go_on", 9, &[]), value("next", 1, &[1])]
+    let body = [value("go_on", 9, &[]), value("next", 1, shape)]
         .into_iter()
         .fold(body, |graph, output| graph.message(12, output));
     // 5 is `AttributeProto.GRAPH`.
     let attribute = Message::default().bytes(1, "body").message(6, body).varint(20, 5);
-    node("Loop", &["trips", "", "x"], &["y"]).message(5, attribute)
+    node("Loop", &["trips", "", start], &["y"]).message(5, attribute)
 }
 
 /// `y` = `x` with 1 added `trips` times: as long a run as one likes.
@@ -159,3 +179,23 @@ pub fn counting_loop() -> Vec<u8> {
     let inputs = vec![value("trips", 7, &[]), value("x", 1, &[1])];
     model(vec![counting_loop_node()], vec![weight("one", &[1], &[1.0])], inputs, vec![value("y", 1, &[1])])
 }
+
+/// A row of a table for each number, and 1 added to it: row `n` is `2 * n` and `2 * n + 1`. With [`ENDLESS_ROW`] among the
+/// numbers a run has no end, and past it is a number that no run can do anything with.
+pub fn table_with_an_endless_row() -> Vec<u8> {
+    let table: Vec<f32> = (0..=ENDLESS_ROW).flat_map(|row| [2.0 * row as f32, 2.0 * row as f32 + 1.0]).collect();
+    let mut trips = vec![1; ENDLESS_ROW as usize + 1];
+    trips[ENDLESS_ROW as usize] = 1 << 60;
+    let rows = ENDLESS_ROW + 1;
+    let weights =
+        vec![weight("table", &[rows, 2], &table), int_weight("all_trips", &[rows], &trips), weight("one", &[], &[1.0])];
+    let nodes = vec![
+        node("ReduceMax", &["index"], &["largest"]).message(5, int("keepdims", 0)),
+        node("Gather", &["all_trips", "largest"], &["trips"]),
+        node("Gather", &["table", "index"], &["rows"]),
+        counting_from("rows", &[-1, 2]),
+    ];
+    model(nodes, weights, vec![value("index", 7, &[-1])], vec![value("y", 1, &[-1, 2])])
+}
+
+pub const ENDLESS_ROW: i64 = 4;

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::onnx_file;
-use crate::support::{Host, error_message, fixture, repository_root};
+use crate::support::{Host, answer, error_message, fixture, repository_root};
 
 /// Numbers alike within float32's accuracy over a few operations; anything else must be equal.
 fn alike(actual: &Value, expected: &Value) -> bool {
@@ -216,4 +216,29 @@ async fn a_run_that_nobody_waits_for_any_more_is_ended() {
     assert!(error_message(&answer).contains("--predict-timeout"), "{answer}");
     let (status, answer) = host.predict(ask(3)).await;
     assert_eq!((status, &answer["prediction"]), (200, &json!([3.5])), "{answer}");
+}
+
+#[tokio::test]
+async fn a_list_with_another_behind_it_is_no_json_however_long_it_is() {
+    let (host, _store) = Host::with_iris(&[]).await;
+    host.upload("any", "1", onnx_file::identity(1, &[-1])).await;
+    let long = vec!["1.5"; 300].join(",");
+    for (path, before, behind) in [
+        ("/predict", r#"{"model_id":"any","features":"#, "}"),
+        ("/predict", r#"{"model_id":"any","inputs":{"x":"#, "}}"),
+        ("/predict", r#"{"model_id":"any","instances":"#, "}"),
+        ("/v2/models/any/infer", r#"{"inputs":[{"name":"x","shape":[300],"datatype":"FP32","data":"#, "}]}"),
+    ] {
+        for (list, expected) in [
+            (format!("[{long}]"), 200),
+            (format!("[{long}],[7]"), 400),
+            (format!("[[{long}]],[[7]]"), 400),
+            (format!("[{long}][7]"), 400),
+        ] {
+            let request = host.client.post(format!("{}{path}", host.url)).header("content-type", "application/json");
+            let (status, answer) = answer(request.body(format!("{before}{list}{behind}")).send().await.unwrap()).await;
+            assert_eq!(status, expected, "{before}{list:.20}: {}", answer["error"]);
+        }
+    }
+    host.assert_serves().await;
 }

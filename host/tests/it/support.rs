@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use model_nexus::app::App;
 use model_nexus::config::{Cli, Command};
-use model_nexus::model::Runtime;
+use model_nexus::model::{Runtime, Workers};
 use model_nexus::server;
 use reqwest::{Client, Response};
 use serde_json::{Value, json};
@@ -112,6 +113,11 @@ impl Host {
         answer(self.client.post(format!("{}/models/upload", self.url)).multipart(form).send().await.unwrap()).await
     }
 
+    /// The workers of a model's loaded version.
+    pub fn workers(&self, id: &str) -> Arc<Workers> {
+        Arc::clone(&self.app.models.registry.find(id, None).unwrap().ready().unwrap().workers)
+    }
+
     /// The value of one metric, by its name and labels as Prometheus reads them.
     pub async fn metric(&self, name_and_labels: &str) -> Option<f64> {
         let text = self.get("/metrics").await.text().await.unwrap();
@@ -123,6 +129,15 @@ impl Host {
     pub async fn assert_serves(&self) {
         let (status, answer) = self.predict(json!({ "model_id": "iris", "features": [5.1, 3.5, 1.4, 0.2] })).await;
         assert_eq!((status, &answer["prediction"]), (200, &json!([0])), "{answer}");
+    }
+}
+
+/// Waits until something is so, and fails the test where it does not come to be.
+pub async fn until(what: &str, is_so: impl AsyncFn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !is_so().await {
+        assert!(Instant::now() < deadline, "it never came to be that {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 

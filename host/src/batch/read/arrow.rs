@@ -52,25 +52,29 @@ impl Elements {
 }
 
 pub(super) fn is_list(kind: &ArrowType) -> bool {
-    matches!(kind, ArrowType::List(_) | ArrowType::LargeList(_) | ArrowType::FixedSizeList(..))
+    matches!(kind, ArrowType::List(_))
 }
 
 /// Whether every value takes as much memory as any other.
 pub(super) fn has_one_size(kind: &ArrowType) -> bool {
-    kind.is_primitive() || matches!(kind, ArrowType::Boolean | ArrowType::Null)
+    kind.is_primitive() || matches!(kind, ArrowType::Boolean)
+}
+
+/// Whether values of this type are anything to a model: numbers, booleans, texts, and lists of them.
+pub(super) fn has_form(kind: &ArrowType) -> bool {
+    match kind {
+        ArrowType::List(item) => has_form(item.data_type()),
+        ArrowType::Boolean | ArrowType::Utf8View | ArrowType::BinaryView => true,
+        kind => kind.is_numeric() && !kind.is_decimal(),
+    }
 }
 
 /// The same column, with texts that refer to where they are in place of copies.
 pub(super) fn with_views(field: &FieldRef) -> FieldRef {
     let kind = match field.data_type() {
-        ArrowType::Utf8 | ArrowType::LargeUtf8 => ArrowType::Utf8View,
-        ArrowType::Binary | ArrowType::LargeBinary => ArrowType::BinaryView,
-        ArrowType::Dictionary(_, value) if matches!(**value, ArrowType::Utf8 | ArrowType::LargeUtf8) => {
-            ArrowType::Utf8View
-        }
+        ArrowType::Utf8 => ArrowType::Utf8View,
+        ArrowType::Binary => ArrowType::BinaryView,
         ArrowType::List(item) => ArrowType::List(with_views(item)),
-        ArrowType::LargeList(item) => ArrowType::LargeList(with_views(item)),
-        ArrowType::FixedSizeList(item, size) => ArrowType::FixedSizeList(with_views(item), *size),
         ArrowType::Struct(fields) => ArrowType::Struct(fields.iter().map(with_views).collect()),
         _ => return Arc::clone(field),
     };
@@ -92,8 +96,6 @@ fn size_of_value(array: &dyn Array, row: usize) -> usize {
         ArrowType::Utf8View => array.as_string_view().value(row).len(),
         ArrowType::BinaryView => array.as_binary_view().value(row).len(),
         ArrowType::List(_) => size_of_list(&array.as_list::<i32>().value(row)),
-        ArrowType::LargeList(_) => size_of_list(&array.as_list::<i64>().value(row)),
-        ArrowType::FixedSizeList(..) => size_of_list(&array.as_fixed_size_list().value(row)),
         _ => 0,
     }
 }
@@ -219,12 +221,9 @@ pub(super) fn copy_list(
     size: usize,
     problems: &mut Problems,
 ) -> Result<()> {
+    let lists = array.as_list::<i32>();
     for row in 0..array.len() {
-        let list = match array.data_type() {
-            ArrowType::List(_) => array.as_list::<i32>().value(row),
-            ArrowType::LargeList(_) => array.as_list::<i64>().value(row),
-            _ => array.as_fixed_size_list().value(row),
-        };
+        let list = lists.value(row);
         if array.is_null(row) {
             problems.add(row, || format!("column {name}: the value is null"));
         } else if list.len() != size {
@@ -388,8 +387,6 @@ pub(super) fn json_of(array: &dyn Array, row: usize) -> Result<Value> {
         ArrowType::UInt64 => number!(UInt64Type),
         ArrowType::Boolean => json!(array.as_boolean().value(row)),
         ArrowType::List(_) => list(&array.as_list::<i32>().value(row))?,
-        ArrowType::LargeList(_) => list(&array.as_list::<i64>().value(row))?,
-        ArrowType::FixedSizeList(..) => list(&array.as_fixed_size_list().value(row))?,
         other => {
             return Err(Error::invalid_input(format!("a column is of type {other}, which has no form in JSON here")));
         }

@@ -21,6 +21,30 @@ pub(super) enum Source {
     List(usize),
 }
 
+impl Columns {
+    /// Those that are read, in the order of the file.
+    pub(super) fn read(&self) -> Vec<usize> {
+        let of_inputs = self.inputs.iter().flat_map(|source| match source {
+            Source::Scalars(columns) => columns.clone(),
+            Source::List(column) => vec![*column],
+        });
+        let mut read: Vec<usize> = of_inputs.chain(self.id).collect();
+        read.sort_unstable();
+        read.dedup();
+        read
+    }
+
+    /// The same columns, by their places among those that are read.
+    pub(super) fn among(self, read: &[usize]) -> Columns {
+        let place = |column: usize| read.partition_point(|&other| other < column);
+        let inputs = self.inputs.into_iter().map(|source| match source {
+            Source::Scalars(columns) => Source::Scalars(columns.into_iter().map(place).collect()),
+            Source::List(column) => Source::List(place(column)),
+        });
+        Columns { inputs: inputs.collect(), id: self.id.map(place) }
+    }
+}
+
 const ID: &str = "id";
 
 /// The names of an input's elements: its own where it has one, `X.0`, `X.1`, … where it has more.
@@ -106,4 +130,18 @@ fn misfit(plan: &Plan, names: &[String], taken: &[usize]) -> Error {
         taken.len(),
         plan.described
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_that_are_not_read_leave_the_others_closer_together() {
+        let columns = Columns { inputs: vec![Source::Scalars(vec![7, 2, 7]), Source::List(5)], id: Some(3) };
+        let read = columns.read();
+        assert_eq!(read, [2, 3, 5, 7]);
+        let among = Columns { inputs: vec![Source::Scalars(vec![3, 0, 3]), Source::List(2)], id: Some(1) };
+        assert_eq!(columns.among(&read), among);
+    }
 }

@@ -1,8 +1,10 @@
 //! Files of rows, read into chunks on a thread of their own.
 
 mod arrow;
+mod checked;
 mod columns;
 mod csv;
+mod footer;
 mod json;
 mod ndjson;
 mod pages;
@@ -13,6 +15,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
+pub use self::parquet::rows_in_parquet;
 use super::plan::Plan;
 use super::rows::{Chunk, Collector};
 use super::{Feed, Format, Limits, Progress};

@@ -9,7 +9,7 @@ use parquet::errors::Result;
 use parquet::file::reader::{ChunkReader, Length};
 
 /// Most bytes that the pages which are unpacked at the same time take.
-const MOST_BYTES: usize = 256 << 20;
+pub(super) const MOST_BYTES: usize = 256 << 20;
 /// A page of this size is never too large; those of most writers have 1 MiB.
 const ALWAYS_ENOUGH: usize = 8 << 20;
 
@@ -76,15 +76,20 @@ fn unpacked_size(header: &[u8]) -> Option<u64> {
 }
 
 /// Seven bits a byte, the lowest first.
-fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
+pub(super) fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let mut value = 0;
-    for (index, &byte) in bytes.iter().enumerate().take(5) {
+    for (index, &byte) in bytes.iter().enumerate().take(10) {
         value |= u64::from(byte & 0x7f) << (7 * index);
         if byte & 0x80 == 0 {
             return Some((value, &bytes[index + 1..]));
         }
     }
     None
+}
+
+/// A number whose sign is in its lowest bit, so that small ones are short.
+pub(super) fn zigzag(value: u64) -> i64 {
+    (value >> 1) as i64 ^ -((value & 1) as i64)
 }
 
 #[cfg(test)]

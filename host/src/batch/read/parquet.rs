@@ -4,27 +4,33 @@ use std::fs::File;
 use std::sync::Arc;
 
 use arrow_array::{Array, RecordBatch};
-use arrow_schema::Schema;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use arrow_schema::{FieldRef, Fields};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
+use parquet::arrow::{ProjectionMask, parquet_to_arrow_field_levels, parquet_to_arrow_schema};
 use parquet::errors::ParquetError;
+use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use serde_json::value::RawValue;
 
 use super::arrow::{
-    Elements, Problems, add_sizes, copy_list, copy_scalars, has_one_size, is_list, json_of, with_views,
+    Elements, Problems, add_sizes, copy_list, copy_scalars, has_form, has_one_size, is_list, json_of, with_views,
 };
+use super::checked::RowGroup;
 use super::columns::{Columns, Source, find, id_column};
+use super::footer;
 use super::json::read_row;
 use super::pages::Pages;
 use super::{Begun, Chunks, ReadOptions, Stopped};
 use crate::batch::Progress;
 use crate::batch::plan::{Plan, Way};
 use crate::batch::rows::{Collector, HELD_BYTES};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shorten};
 
 /// Rows that are decoded at once: where all have one size, as many as have so many elements, or so many where they have not.
 const ROWS: usize = 8192;
 const MOST_ELEMENTS: usize = 2 << 20;
 const UNEVEN_ROWS: usize = 128;
+/// Bytes of lists that are decoded at once, where a row has not more.
+const LIST_BYTES: usize = 16 << 20;
 
 /// Reads one row group after another.
 pub(super) fn read(
@@ -37,19 +43,58 @@ pub(super) fn read(
 ) -> std::result::Result<(), Stopped> {
     let unreadable =
         |error: &dyn std::fmt::Display| Error::invalid_input(format!("the file is not readable as Parquet: {error}"));
-    let builder = open(file).map_err(|error| unreadable(&error))?;
-    progress.expect(u64::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or(0));
-    let table = Table::of(builder.schema(), rows.plan, options, row_bytes)?;
-    let rows_at_once = match builder.schema().fields().iter().all(|field| has_one_size(field.data_type())) {
-        true => (MOST_ELEMENTS / table.names.len().max(1)).clamp(1, ROWS),
-        false => UNEVEN_ROWS,
-    };
-    let batches = builder.with_batch_size(rows_at_once).build().map_err(|error| unreadable(&error))?;
-    chunks.begin(Begun { has_ids: table.id.is_some() });
-    for batch in batches {
-        table.read(&batch.map_err(|error| unreadable(&error))?, rows, chunks)?;
+    footer::check(&file).map_err(|problem| unreadable(&problem))?;
+    let metadata = ParquetMetaDataReader::new().parse_and_finish(&file).map_err(|error| unreadable(&error))?;
+    let schema = metadata.file_metadata().schema_descr_ptr();
+    progress.expect(u64::try_from(metadata.file_metadata().num_rows()).unwrap_or(0));
+    let fields = fields(&metadata).map_err(|error| unreadable(&error))?;
+    let (table, read) = Table::of(&fields, rows.plan, options, row_bytes)?;
+    let mask = ProjectionMask::roots(&schema, read.iter().copied());
+    let levels =
+        parquet_to_arrow_field_levels(&schema, mask.clone(), Some(&fields)).map_err(|error| unreadable(&error))?;
+    let (pages, metadata) = (Arc::new(Pages::new(file, schema.num_columns())), Arc::new(metadata));
+    let shown = Begun { has_ids: table.id.is_some() };
+    for index in 0..metadata.num_row_groups() {
+        let group = RowGroup::new(&pages, &metadata, index);
+        let at_once = rows_at_once(read.iter().map(|&column| &fields[column]), group.list_bytes(&mask));
+        let batches = ParquetRecordBatchReader::try_new_with_row_groups(&levels, &group, at_once, None);
+        let batches = batches.map_err(|error| unreadable(&error))?;
+        chunks.begin(shown);
+        for batch in batches {
+            group.next_rows();
+            table.read(&batch.map_err(|error| unreadable(&error))?, rows, chunks)?;
+        }
     }
+    chunks.begin(shown);
     Ok(())
+}
+
+/// The columns of a file, of which texts refer to where they are: one that a file has once, and each of its rows, is in
+/// memory once. What a writer says of them beside their types is not asked for.
+fn fields(metadata: &ParquetMetaData) -> std::result::Result<Fields, ParquetError> {
+    let schema = parquet_to_arrow_schema(metadata.file_metadata().schema_descr(), None)?;
+    Ok(schema.fields().iter().map(with_views).collect())
+}
+
+fn rows_at_once<'f>(fields: impl ExactSizeIterator<Item = &'f FieldRef>, list_bytes: usize) -> usize {
+    let count = fields.len().max(1);
+    let (mut have_one_size, mut is_any_list) = (true, false);
+    for field in fields {
+        have_one_size &= has_one_size(field.data_type());
+        is_any_list |= is_list(field.data_type());
+    }
+    match (have_one_size, is_any_list) {
+        (true, _) => (MOST_ELEMENTS / count).clamp(1, ROWS),
+        (_, true) => (LIST_BYTES / list_bytes.max(1)).clamp(1, UNEVEN_ROWS),
+        _ => UNEVEN_ROWS,
+    }
+}
+
+/// Rows that a file says it has; `None` where it is not Parquet.
+pub fn rows_in_parquet(file: &File) -> Option<u64> {
+    footer::check(file).ok()?;
+    let metadata = ParquetMetaDataReader::new().parse_and_finish(file).ok()?;
+    u64::try_from(metadata.file_metadata().num_rows()).ok()
 }
 
 /// What the columns of a file are.
@@ -63,16 +108,29 @@ struct Table {
 }
 
 impl Table {
-    fn of(schema: &Schema, plan: &Plan, options: &ReadOptions, row_bytes: usize) -> Result<Table> {
-        let names: Vec<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
+    /// With the columns of the file that are read: those of the model where it takes a row's elements, or all.
+    fn of(fields: &Fields, plan: &Plan, options: &ReadOptions, row_bytes: usize) -> Result<(Table, Vec<usize>)> {
+        let names: Vec<String> = fields.iter().map(|field| field.name().clone()).collect();
         let columns = match plan.way {
             Way::Together | Way::OneByOne => {
-                Some(find(plan, &names, |column| is_list(schema.field(column).data_type()), options)?)
+                Some(find(plan, &names, |column| is_list(fields[column].data_type()), options)?)
             }
             Way::Json | Way::Plugin => None,
         };
+        let read = columns.as_ref().map_or_else(|| (0..fields.len()).collect(), Columns::read);
+        if read.is_empty() {
+            return Err(Error::invalid_input("the file has no columns"));
+        }
+        if let Some(field) = read.iter().map(|&column| &fields[column]).find(|field| !has_form(field.data_type())) {
+            let (name, kind) = (shorten(field.name().clone()), shorten(field.data_type().to_string()));
+            return Err(Error::invalid_input(format!(
+                "column {name} is of type {kind}; a column's values are numbers, booleans, texts, or lists of them"
+            )));
+        }
+        let columns = columns.map(|columns| columns.among(&read));
+        let names: Vec<String> = read.iter().map(|&column| names[column].clone()).collect();
         let id = columns.as_ref().map_or_else(|| id_column(plan, &names), |columns| columns.id);
-        Ok(Table { names, columns, id, row_bytes })
+        Ok((Table { names, columns, id, row_bytes }, read))
     }
 
     /// Takes the rows of a batch, as many at once as a chunk has room for.
@@ -101,17 +159,6 @@ impl Table {
         }
         Ok(())
     }
-}
-
-/// Opens it with texts that refer to where they are: one that a file has once, and each of its rows, is in memory once.
-fn open(file: File) -> std::result::Result<ParquetRecordBatchReaderBuilder<Pages>, ParquetError> {
-    let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new())?;
-    let fields: Vec<_> = metadata.schema().fields().iter().map(with_views).collect();
-    let schema = Schema::new_with_metadata(fields, metadata.schema().metadata().clone());
-    let options = ArrowReaderOptions::new().with_schema(Arc::new(schema));
-    let metadata = ArrowReaderMetadata::try_new(Arc::clone(metadata.metadata()), options)?;
-    let columns = metadata.metadata().file_metadata().schema_descr().num_columns();
-    Ok(ParquetRecordBatchReaderBuilder::new_with_metadata(Pages::new(file, columns), metadata))
 }
 
 /// Bytes that each row has in texts and lists, of what is read of it.

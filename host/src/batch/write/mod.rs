@@ -153,8 +153,8 @@ impl Writer {
     }
 }
 
-/// Writes answers until there are no more, or nobody takes them. Where there is no writer for them, or it panics, they end
-/// with an error.
+/// Writes answers until there are no more, or nobody takes them, and says whether all were taken. Where there is no writer for
+/// them, or it panics, they end with an error.
 pub(super) fn write(
     format: Format,
     plan: &Plan,
@@ -162,38 +162,37 @@ pub(super) fn write(
     answers: mpsc::Receiver<Result<Answered>>,
     (sender, patience): (mpsc::Sender<io::Result<Bytes>>, Duration),
     progress: &Progress,
-) {
+) -> bool {
     let pieces = Pieces::new(sender.clone(), patience);
     let written = catch_unwind(AssertUnwindSafe(|| {
         let writer = Writer::new(format, plan, begun, pieces)?;
-        write_all(writer, answers, progress);
-        Ok(())
+        Ok(write_all(writer, answers, progress))
     }));
-    // Whoever unwinds drops the sender, which would look like the answers' end.
-    if let Err(error) = written.unwrap_or_else(|_| Err(Error::internal("the writer of a batch panicked"))) {
+    written.unwrap_or_else(|_| Err(Error::internal("the writer of a batch panicked"))).unwrap_or_else(|error| {
         tracing::error!(%error, "a batch cannot be written");
         Pieces::new(sender, patience).fail(&error);
-    }
+        false
+    })
 }
 
-fn write_all(mut writer: Writer, mut answers: mpsc::Receiver<Result<Answered>>, progress: &Progress) {
+fn write_all(mut writer: Writer, mut answers: mpsc::Receiver<Result<Answered>>, progress: &Progress) -> bool {
     while let Some(answered) = answers.blocking_recv() {
         match answered {
             Ok(answered) => {
                 if writer.write(&answered, answers.is_empty()).is_err() {
-                    return;
+                    return false;
                 }
                 progress.add(answered.tags.count, answered.failed());
             }
             Err(error) => {
                 let rows = progress.outcome().rows;
                 tracing::warn!(%error, rows, "a batch broke off");
-                return writer.fail(rows, &error);
+                writer.fail(rows, &error);
+                return false;
             }
         }
     }
-    // Who is gone by now has had all the rows.
-    writer.finish().ok();
+    writer.finish().is_ok()
 }
 
 /// The outputs of one run as a JSON list with an item for each row: what `prediction` is in NDJSON.
@@ -228,14 +227,15 @@ mod tests {
     use crate::batch::rows::{Answers, Tags};
     use crate::tensor::DataType;
 
-    /// The pieces of one answer, as it is written.
+    /// The pieces of one answer that is not written to its end.
     fn written(format: Format, plan: Plan, answered: Answered) -> Vec<io::Result<Bytes>> {
         let (answers, to_write) = mpsc::channel(1);
         answers.try_send(Ok(answered)).unwrap();
         drop(answers);
         let (sender, mut pieces) = mpsc::channel(8);
         let begun = Begun { has_ids: true };
-        write(format, &plan, begun, to_write, (sender, Duration::ZERO), &Progress::default());
+        let is_whole = write(format, &plan, begun, to_write, (sender, Duration::ZERO), &Progress::default());
+        assert!(!is_whole);
         std::iter::from_fn(|| pieces.blocking_recv()).collect()
     }
 
@@ -246,5 +246,32 @@ mod tests {
         let panicking = Answered { tags: Tags { ids, ..Tags::default() }, answers: Answers::Each(Vec::new()) };
         let pieces = written(Format::Parquet, Plan::of_one_input(DataType::Fp32, 1), panicking);
         assert!(pieces.last().unwrap().is_err());
+    }
+
+    /// Whether three rows of a piece each are all written where nobody takes more than so many pieces.
+    fn is_whole_for(format: Format, taken: usize) -> bool {
+        let (answers, to_write) = mpsc::channel(3);
+        let mut random = fastrand::Rng::with_seed(7);
+        for row in 0..3 {
+            // As random as that, it takes no fewer bytes when it is packed.
+            let long = (0..PIECE_BYTES).map(|_| random.alphanumeric()).collect();
+            let long = Answers::Each(vec![Err(long)]);
+            let tags = Tags { first: row, count: 1, ..Tags::default() };
+            answers.try_send(Ok(Answered { tags, answers: long })).unwrap();
+        }
+        drop(answers);
+        let (sender, _pieces) = mpsc::channel(taken);
+        let begun = Begun { has_ids: false };
+        let plan = Plan::of_one_input(DataType::Fp32, 1);
+        write(format, &plan, begun, to_write, (sender, Duration::ZERO), &Progress::default())
+    }
+
+    #[tokio::test]
+    async fn answers_that_are_not_taken_in_time_are_not_whole() {
+        for format in Format::ALL {
+            let is_whole = move |taken| tokio::task::spawn_blocking(move || is_whole_for(format, taken));
+            assert!(is_whole(8).await.unwrap(), "{format:?}");
+            assert!(!is_whole(1).await.unwrap(), "{format:?}");
+        }
     }
 }

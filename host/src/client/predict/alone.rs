@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,10 +11,12 @@ use futures_util::TryStreamExt;
 
 use super::output::Output;
 use super::{PredictOptions, Watch, is_standard};
-use crate::batch::{Batch, Feed, Format, Limits, Outcome, ReadOptions, Runner};
+use crate::batch::{Batch, Feed, Format, Limits, MOST_ROWS, Outcome, ReadOptions, Runner};
 use crate::client::ModelReference;
-use crate::config::object_store_options;
-use crate::model::{Entry, ModelVersion, Repository, Runtime, WorkerLimits, version_key};
+use crate::config::{AdmissionConfig, object_store_options};
+use crate::model::{
+    Admission, Batching, Entry, ModelVersion, Repository, Runtime, WorkerLimits, tried_alone, version_key,
+};
 use crate::store::Store;
 
 /// Of a row, and of a model's answer, as `serve` has them by default.
@@ -60,32 +62,44 @@ pub(super) async fn run(
     Ok(watch.progress.outcome())
 }
 
+/// A model's file, and what is known of it.
+struct Found {
+    file: PathBuf,
+    labels: Vec<String>,
+    /// `None` where no host has tried it.
+    batching: Option<Batching>,
+}
+
 /// Loads the model, with a session for each worker.
 async fn open(options: &PredictOptions, instances: usize) -> Result<ModelVersion, String> {
     let runtime = Runtime::load(options.onnxruntime.library())?;
+    let Found { file, labels, batching } = match (&options.model_file, &options.store, &options.model) {
+        (Some(file), ..) => Found { file: file.clone(), labels: Vec::new(), batching: None },
+        (None, Some(store), Some(model)) => stored(store, model).await?,
+        _ => return Err("no model is named".to_owned()),
+    };
+    let batching = match batching {
+        Some(batching) => batching,
+        None => tried_alone(&file, &Admission::new(&AdmissionConfig::default(), &options.onnxruntime)).await,
+    };
     let limits = WorkerLimits {
         instances,
-        batch_rows: 1,
+        // Nobody else asks this model, so a run may be as long as the file makes it.
+        batch_rows: if batching.ok { MOST_ROWS } else { 1 },
         queue_capacity: instances * 4,
         output_bytes: OUTPUT_BYTES,
         steady: false,
     };
-    let alone = async |file: &Path, labels| {
-        let model = ModelVersion::alone(&runtime, file, labels, limits).await;
-        model.map_err(|error| format!("{}: {}", file.display(), error.message))
-    };
-    match (&options.model_file, &options.store, &options.model) {
-        (Some(file), ..) => alone(file, Vec::new()).await,
-        (None, Some(store), Some(model)) => {
-            let (file, labels) = stored(store, model).await?;
-            alone(&file, labels).await
-        }
-        _ => Err("no model is named".to_owned()),
+    let model = ModelVersion::alone(&runtime, &file, labels, limits).await;
+    let model = model.map_err(|error| format!("{}: {}", file.display(), error.message))?;
+    if let Some(reason) = batching.reason {
+        eprintln!("rows are run one by one, as a host does with this model: {reason}");
     }
+    Ok(model)
 }
 
-/// The file and the labels of a version in a store; of the highest one where none is named.
-async fn stored(store: &str, model: &ModelReference) -> Result<(std::path::PathBuf, Vec<String>), String> {
+/// A version in a store; the highest one where none is named.
+async fn stored(store: &str, model: &ModelReference) -> Result<Found, String> {
     let store = Store::open(store, object_store_options()).map_err(|error| error.to_string())?;
     let repository = Repository::of_store(store, &model.id).await.map_err(|error| error.to_string())?;
     let entries = repository.list().await.map_err(|error| error.to_string())?;
@@ -103,7 +117,11 @@ async fn stored(store: &str, model: &ModelReference) -> Result<(std::path::PathB
         ));
     }
     let stored = repository.open(&entry).await.map_err(|error| error.to_string())?;
-    Ok((stored.file, stored.labels))
+    let batching = match config.engine_of(&entry.version).max_batch_size {
+        Some(rows) if u64::from(rows) == 1 => Some(Batching::off("`max_batch_size` is set to 1 for it")),
+        _ => stored.sidecar.batching,
+    };
+    Ok(Found { file: stored.file, labels: stored.labels, batching })
 }
 
 fn feed(options: &PredictOptions, from: Format, read: &Arc<AtomicU64>) -> Result<Feed, String> {

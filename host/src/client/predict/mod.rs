@@ -1,6 +1,7 @@
 //! `model-nexus predict`: a file of rows through a model, of a running host or in this process.
 
 mod alone;
+mod count;
 mod output;
 mod remote;
 
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{HostOptions, ModelReference};
+use super::{HostOptions, ModelReference, size};
 use crate::batch::{Format, Outcome, Progress};
 use crate::config::OnnxRuntimeConfig;
 
@@ -121,8 +122,11 @@ impl PredictOptions {
 pub(super) async fn run(options: &PredictOptions) -> Result<ExitCode, String> {
     let started = Instant::now();
     let formats = options.formats()?;
-    let watch = Watch::start(options.size()?);
-    let ended = match options.store.is_some() || options.model_file.is_some() {
+    let is_alone = options.store.is_some() || options.model_file.is_some();
+    // Of a table that a host sends packed nobody can say which rows have come.
+    let counts_rows = is_alone || formats.1 != Format::Parquet;
+    let watch = Watch::start(options.size()?, counts_rows);
+    let ended = match is_alone {
         true => alone::run(options, formats, &watch).await,
         false => remote::run(options, formats, &watch).await,
     };
@@ -143,8 +147,12 @@ struct Watch {
     bar: ProgressBar,
     /// Bytes of the input that were read.
     read: Arc<AtomicU64>,
+    /// Bytes of answers that came.
+    answered: AtomicU64,
     progress: Arc<Progress>,
     size: Option<u64>,
+    /// Whether rows that were answered are counted.
+    counts_rows: bool,
 }
 
 const BAR: &str = "[{bar:30}] {bytes} of {total_bytes}, {msg}, {eta} left";
@@ -152,12 +160,13 @@ const WITHOUT_END: &str = "{spinner} {bytes}, {msg}";
 const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
 
 impl Watch {
-    fn start(size: Option<u64>) -> Watch {
+    fn start(size: Option<u64>, counts_rows: bool) -> Watch {
         let bar = size.map_or_else(ProgressBar::no_length, ProgressBar::new);
         // The template is this file's own, and a test reads it.
         let style = ProgressStyle::with_template(if size.is_some() { BAR } else { WITHOUT_END });
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
-        Watch { bar, read: Arc::default(), progress: Arc::default(), size }
+        let (read, progress) = (Arc::default(), Arc::default());
+        Watch { bar, read, answered: AtomicU64::new(0), progress, size, counts_rows }
     }
 
     /// Shows how far it is, until this is dropped.
@@ -165,25 +174,66 @@ impl Watch {
         let started = Instant::now();
         loop {
             tokio::time::sleep(BETWEEN_LOOKS).await;
-            let rows = self.progress.outcome().rows;
-            // A file that says how many rows it has is read in no order that bytes would tell.
-            let by_rows = self.progress.total().zip(self.size).map(|(total, size)| size * rows.min(total) / total);
-            self.bar.set_position(by_rows.unwrap_or_else(|| self.read.load(Ordering::Relaxed)));
-            let rate = rows as f64 / started.elapsed().as_secs_f64();
-            let counted = format!("{rows} rows, {rate:.0}/s");
-            self.bar.set_message(if rows > 0 { counted } else { "no rows yet".to_owned() });
+            self.bar.set_position(self.position());
+            self.bar.set_message(self.message(started.elapsed()));
+        }
+    }
+
+    /// Bytes of the input that are done with.
+    fn position(&self) -> u64 {
+        // A file that says how many rows it has is read, or sent as a whole, in no order that bytes would tell.
+        let total = self.progress.total().filter(|_| self.counts_rows);
+        match total.zip(self.size) {
+            Some((total, size)) => {
+                let rows = self.progress.outcome().rows.min(total);
+                let bytes = u128::from(size) * u128::from(rows) / u128::from(total);
+                u64::try_from(bytes).unwrap_or(size)
+            }
+            None => self.read.load(Ordering::Relaxed),
+        }
+    }
+
+    fn message(&self, elapsed: Duration) -> String {
+        let seconds = elapsed.as_secs_f64().max(1e-9);
+        let (rows, answered) = (self.progress.outcome().rows, self.answered.load(Ordering::Relaxed));
+        match self.progress.total().filter(|_| self.counts_rows) {
+            _ if rows == 0 && answered == 0 => "no rows yet".to_owned(),
+            _ if !self.counts_rows => {
+                format!("{} answered, {}/s", size(answered), size((answered as f64 / seconds) as u64))
+            }
+            Some(total) => format!("{rows} of {total} rows, {:.0}/s", rows as f64 / seconds),
+            None => format!("{rows} rows, {:.0}/s", rows as f64 / seconds),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use indicatif::ProgressStyle;
+    use super::*;
 
     #[test]
     fn the_templates_are_readable() {
-        for template in [super::BAR, super::WITHOUT_END] {
+        for template in [BAR, WITHOUT_END] {
             assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
         }
+    }
+
+    #[test]
+    fn what_is_shown_are_rows_where_they_are_counted_and_else_bytes() {
+        let seconds = Duration::from_secs(4);
+        let lines = Watch::start(Some(1000), true);
+        assert_eq!((lines.position(), lines.message(seconds)), (0, "no rows yet".to_owned()));
+        lines.read.store(300, Ordering::Relaxed);
+        lines.progress.add(20, 0);
+        assert_eq!((lines.position(), lines.message(seconds)), (300, "20 rows, 5/s".to_owned()));
+        // As soon as it is known how many there are, they say how far it is.
+        lines.progress.expect(80);
+        assert_eq!((lines.position(), lines.message(seconds)), (250, "20 of 80 rows, 5/s".to_owned()));
+
+        let packed = Watch::start(Some(1000), false);
+        packed.progress.expect(80);
+        packed.read.store(700, Ordering::Relaxed);
+        packed.answered.store(8 << 20, Ordering::Relaxed);
+        assert_eq!((packed.position(), packed.message(seconds)), (700, "8.0 MiB answered, 2.0 MiB/s".to_owned()));
     }
 }

@@ -10,9 +10,10 @@ use reqwest::header::HeaderMap;
 use tokio::io::AsyncRead;
 use tokio_util::io::ReaderStream;
 
+use super::count::RowCount;
 use super::output::Output;
 use super::{PredictOptions, Watch, is_standard};
-use crate::batch::{Format, Outcome};
+use crate::batch::{Format, Outcome, rows_in_parquet};
 use crate::client::ModelReference;
 use crate::client::api::Api;
 
@@ -31,15 +32,25 @@ pub(super) async fn run(
     let named = [("version", version), ("header", &header), ("columns", &columns)];
     let query: Vec<(&str, &str)> = named.iter().filter_map(|(name, value)| Some((*name, value.as_deref()?))).collect();
     let answers = async {
+        if from == Format::Parquet && !is_standard(&options.input) {
+            let file = std::fs::File::open(&options.input).map_err(|error| options.unreadable(&error))?;
+            // One that is no such file the host refuses, and says why.
+            rows_in_parquet(&file).into_iter().for_each(|rows| watch.progress.expect(rows));
+        }
         let rows = body(options, watch).await?;
         let response = api.batch(id, &query, [from.media_type(), to.media_type()], rows).await?;
         let mut output = Output::create(&options.out)?;
         let mut body = http::Response::<Body>::from(response).into_body();
-        let mut counts = None;
+        let (mut counts, mut count) = (None, RowCount::of(to));
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| format!("the host broke off its answer: {}", api.broken(&error)))?;
             match frame.into_data() {
-                Ok(piece) => output.write(&piece).await?,
+                Ok(piece) => {
+                    output.write(&piece).await?;
+                    watch.answered.fetch_add(piece.len() as u64, Ordering::Relaxed);
+                    // Which of them failed is said at the end.
+                    watch.progress.add(count.add(&piece), 0);
+                }
                 Err(frame) => counts = frame.into_trailers().ok().as_ref().and_then(outcome),
             }
         }

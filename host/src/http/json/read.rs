@@ -199,7 +199,9 @@ fn collect<T: Element>(name: &str, datatype: DataType, json: &str) -> Result<(Ve
     }
     let mut collector = Collector { elements: Vec::new(), shape: Vec::new(), leaf_depth: None };
     let mut deserializer = serde_json::Deserializer::from_str(json);
-    Level { collector: &mut collector, depth: 0 }.deserialize(&mut deserializer).map_err(|error| {
+    let level = Level { collector: &mut collector, depth: 0 };
+    // A list that was kept apart may have another behind it, as in `[1],[2]`: it would be lost without a word.
+    level.deserialize(&mut deserializer).and_then(|()| deserializer.end()).map_err(|error| {
         Error::invalid_input(format!("input {name}: expected {datatype} as nested JSON lists: {error}"))
     })?;
     Ok((collector.elements, collector.shape))

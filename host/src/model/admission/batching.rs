@@ -40,11 +40,15 @@ impl Batching {
 
 /// Runs a model on made-up rows, one by one and together, and compares the answers.
 pub(super) fn try_rows(metadata: &ModelMetadata, mut run: impl FnMut(&[Value]) -> Result<Vec<Value>>) -> Batching {
-    let tried = inputs_with_rows(metadata).and_then(|inputs| {
-        check_outputs(metadata)?;
-        compare_runs(&inputs, &mut run)
-    });
+    let tried = declared_rows(metadata).and_then(|inputs| compare_runs(&inputs, &mut run));
     tried.map_or_else(Batching::off, |()| Batching::works())
+}
+
+/// The inputs that have rows, where the model declares rows on all of its inputs and outputs; else what it declares instead.
+pub(in crate::model) fn declared_rows(metadata: &ModelMetadata) -> std::result::Result<Vec<TensorSpec>, String> {
+    let inputs = inputs_with_rows(metadata)?;
+    check_outputs(metadata)?;
+    Ok(inputs)
 }
 
 /// The inputs that have to be given, each with rows. A request that gives others too is run by itself.

@@ -20,6 +20,7 @@ use crate::config::{AdmissionConfig, OnnxRuntimeConfig, admission_environment};
 use crate::error::{Error, ErrorCode, Result, shorten};
 
 pub use batching::Batching;
+pub(super) use batching::declared_rows;
 pub use trial::run;
 
 /// A model may take that many times its own size, on top of what any may take: while it is loaded, its weights are there

@@ -1,0 +1,327 @@
+//! The pages of a Parquet file, looked at before they are decoded: the library makes room for as much as they claim.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::RowGroups;
+use parquet::basic::{Encoding, Type};
+use parquet::column::page::{Page, PageIterator, PageMetadata, PageReader};
+use parquet::errors::{ParquetError, Result};
+use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
+use parquet::file::serialized_reader::SerializedPageReader;
+use parquet::schema::types::{ColumnDescPtr, ColumnDescriptor};
+
+use super::pages::{MOST_BYTES, Pages, varint, zigzag};
+
+/// Most memory that the values of lists may take whose pages are begun for the same rows: one row may have all of them, and
+/// with a few bytes a page says that it has two thousand million.
+const MOST_LIST_BYTES: usize = 512 << 20;
+/// Most texts of a page that has their lengths in front of them, of which all are unpacked at once.
+const MOST_LENGTHS: u64 = 16 << 20;
+/// What a value of a list takes beside itself: how it lies in its list.
+const LEVELS_BYTES: usize = 4;
+
+/// The columns of one row group.
+pub(super) struct RowGroup {
+    pages: Arc<Pages>,
+    metadata: Arc<ParquetMetaData>,
+    index: usize,
+    /// Bytes of lists whose pages were begun for the rows being read.
+    claimed: Arc<AtomicUsize>,
+}
+
+impl RowGroup {
+    pub(super) fn new(pages: &Arc<Pages>, metadata: &Arc<ParquetMetaData>, index: usize) -> RowGroup {
+        RowGroup { pages: Arc::clone(pages), metadata: Arc::clone(metadata), index, claimed: Arc::default() }
+    }
+
+    fn group(&self) -> &RowGroupMetaData {
+        self.metadata.row_group(self.index)
+    }
+
+    /// The rows that were asked for are there, and the next ones begin.
+    pub(super) fn next_rows(&self) {
+        self.claimed.store(0, Ordering::Relaxed);
+    }
+
+    /// Bytes that the lists of a row take in memory, on average and as far as the footer tells.
+    pub(super) fn list_bytes(&self, mask: &ProjectionMask) -> usize {
+        let columns = self.group().columns().iter().enumerate();
+        let lists = columns.filter(|(leaf, chunk)| mask.leaf_included(*leaf) && is_in_list(chunk.column_descr()));
+        let bytes = lists.map(|(_, chunk)| {
+            let values = usize::try_from(chunk.num_values()).unwrap_or(0);
+            let unpacked = usize::try_from(chunk.uncompressed_size()).unwrap_or(0);
+            values.saturating_mul(value_bytes(chunk.column_descr())).max(unpacked)
+        });
+        bytes.fold(0, usize::saturating_add).div_ceil(self.num_rows().max(1))
+    }
+}
+
+impl RowGroups for RowGroup {
+    fn num_rows(&self) -> usize {
+        usize::try_from(self.group().num_rows()).unwrap_or(0)
+    }
+
+    fn column_chunks(&self, column: usize) -> Result<Box<dyn PageIterator>> {
+        let chunk = self.group().column(column);
+        let pages = SerializedPageReader::new(Arc::clone(&self.pages), chunk, self.num_rows(), None)?;
+        let (column, claimed) = (chunk.column_descr_ptr(), Arc::clone(&self.claimed));
+        Ok(Box::new(Chunk(Some(Box::new(CheckedPages { pages, column, claimed })))))
+    }
+
+    fn row_groups(&self) -> Box<dyn Iterator<Item = &RowGroupMetaData> + '_> {
+        Box::new(std::iter::once(self.group()))
+    }
+
+    fn metadata(&self) -> &ParquetMetaData {
+        &self.metadata
+    }
+}
+
+/// The one chunk that a column has in a row group.
+struct Chunk(Option<Box<dyn PageReader>>);
+
+impl Iterator for Chunk {
+    type Item = Result<Box<dyn PageReader>>;
+
+    fn next(&mut self) -> Option<Result<Box<dyn PageReader>>> {
+        self.0.take().map(Ok)
+    }
+}
+
+impl PageIterator for Chunk {}
+
+/// The pages of one column.
+struct CheckedPages {
+    pages: SerializedPageReader<Pages>,
+    column: ColumnDescPtr,
+    claimed: Arc<AtomicUsize>,
+}
+
+impl CheckedPages {
+    fn check(&self, page: &Page) -> Result<()> {
+        let values = page.num_values() as usize;
+        if let Page::DictionaryPage { buf, .. } = page {
+            return match values.saturating_mul(entry_bytes(&self.column)) <= buf.len() {
+                true => Ok(()),
+                false => Err(refused(format!("a dictionary of {values} values has {} bytes", buf.len()))),
+            };
+        }
+        if is_in_list(&self.column) {
+            let bytes = values.saturating_mul(value_bytes(&self.column));
+            let claimed = self.claimed.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+            if claimed > MOST_LIST_BYTES {
+                return Err(refused(format!(
+                    "the lists of rows that are read together are in pages of {claimed} bytes in memory, more than \
+                     {MOST_LIST_BYTES}: write it with smaller pages"
+                )));
+            }
+        }
+        match page.encoding() {
+            Encoding::DELTA_LENGTH_BYTE_ARRAY => check_lengths(page, &self.column, 1),
+            Encoding::DELTA_BYTE_ARRAY => check_lengths(page, &self.column, 2),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Iterator for CheckedPages {
+    type Item = Result<Page>;
+
+    fn next(&mut self) -> Option<Result<Page>> {
+        self.get_next_page().transpose()
+    }
+}
+
+impl PageReader for CheckedPages {
+    fn get_next_page(&mut self) -> Result<Option<Page>> {
+        let page = self.pages.get_next_page()?;
+        page.as_ref().map_or(Ok(()), |page| self.check(page))?;
+        Ok(page)
+    }
+
+    fn peek_next_page(&mut self) -> Result<Option<PageMetadata>> {
+        self.pages.peek_next_page()
+    }
+
+    fn skip_next_page(&mut self) -> Result<()> {
+        self.pages.skip_next_page()
+    }
+
+    fn at_record_boundary(&mut self) -> Result<bool> {
+        self.pages.at_record_boundary()
+    }
+}
+
+fn refused(problem: String) -> ParquetError {
+    ParquetError::General(problem)
+}
+
+fn is_in_list(column: &ColumnDescriptor) -> bool {
+    column.max_rep_level() > 0
+}
+
+/// What a value of a list takes in memory; a text, what refers to it.
+fn value_bytes(column: &ColumnDescriptor) -> usize {
+    let own = match column.physical_type() {
+        Type::BYTE_ARRAY => 16,
+        _ => entry_bytes(column),
+    };
+    LEVELS_BYTES + own
+}
+
+/// The least that a value takes in a dictionary; of a text that is its length.
+fn entry_bytes(column: &ColumnDescriptor) -> usize {
+    match column.physical_type() {
+        Type::BOOLEAN => 1,
+        Type::INT32 | Type::FLOAT | Type::BYTE_ARRAY => 4,
+        Type::INT64 | Type::DOUBLE => 8,
+        Type::INT96 => 12,
+        Type::FIXED_LEN_BYTE_ARRAY => usize::try_from(column.type_length()).unwrap_or(0).max(1),
+    }
+}
+
+/// Looks at the lengths in front of a page's texts: as many as it has values at most, and no longer than can be unpacked.
+/// `runs` of them: the lengths, or how much of the text before each begins with, and how long the rest is.
+fn check_lengths(page: &Page, column: &ColumnDescriptor, runs: usize) -> Result<()> {
+    let damaged = || refused("the lengths of a page's texts are damaged".to_owned());
+    let most = u64::from(page.num_values()).min(MOST_LENGTHS);
+    let mut rest = values_of(page, column).ok_or_else(damaged)?;
+    let mut bytes = 0u64;
+    for _ in 0..runs {
+        let lengths = Lengths::read(rest, most).ok_or_else(damaged)?;
+        bytes = bytes.saturating_add(lengths.sum);
+        rest = lengths.rest;
+    }
+    match bytes <= MOST_BYTES as u64 {
+        true => Ok(()),
+        false => Err(refused(format!("the texts of a page have {bytes} bytes, more than {MOST_BYTES}"))),
+    }
+}
+
+/// What is behind the levels of a page.
+fn values_of<'p>(page: &'p Page, column: &ColumnDescriptor) -> Option<&'p [u8]> {
+    match page {
+        Page::DictionaryPage { .. } => None,
+        Page::DataPageV2 { buf, def_levels_byte_len, rep_levels_byte_len, .. } => {
+            buf.get((*def_levels_byte_len as usize).checked_add(*rep_levels_byte_len as usize)?..)
+        }
+        Page::DataPage { buf, num_values, def_level_encoding, rep_level_encoding, .. } => {
+            let behind = behind_levels(buf, column.max_rep_level(), *rep_level_encoding, *num_values)?;
+            behind_levels(behind, column.max_def_level(), *def_level_encoding, *num_values)
+        }
+    }
+}
+
+fn behind_levels(bytes: &[u8], most: i16, encoding: Encoding, count: u32) -> Option<&[u8]> {
+    match encoding {
+        _ if most == 0 => Some(bytes),
+        Encoding::RLE => {
+            let (length, rest) = bytes.split_first_chunk()?;
+            rest.get(u32::from_le_bytes(*length) as usize..)
+        }
+        // As many bits each as the highest level takes.
+        _ => bytes.get((count as usize * (i16::BITS - most.leading_zeros()) as usize).div_ceil(8)..),
+    }
+}
+
+/// A run of `DELTA_BINARY_PACKED` lengths. Source: parquet-format's `Encodings.md`.
+struct Lengths<'p> {
+    sum: u64,
+    /// What is behind them.
+    rest: &'p [u8],
+}
+
+impl<'p> Lengths<'p> {
+    /// `None` where there are more than `most`, one is negative, or they are not all there.
+    fn read(bytes: &'p [u8], most: u64) -> Option<Lengths<'p>> {
+        let (block, rest) = varint(bytes)?;
+        let (miniblocks, rest) = varint(rest)?;
+        let (count, rest) = varint(rest)?;
+        let (first, mut rest) = varint(rest)?;
+        let per_miniblock = usize::try_from(block.checked_div(miniblocks)?).ok()?;
+        if count > most || per_miniblock == 0 || per_miniblock % 32 != 0 {
+            return None;
+        }
+        let mut left = usize::try_from(count).ok()?;
+        let (mut length, mut sum) = (zigzag(first), 0);
+        if left > 0 {
+            sum = u64::try_from(length).ok()?;
+            left -= 1;
+        }
+        while left > 0 {
+            let (least, behind) = varint(rest)?;
+            let widths;
+            (widths, rest) = behind.split_at_checked(usize::try_from(miniblocks).ok()?)?;
+            for &width in widths {
+                let of_block = left.min(per_miniblock);
+                // What is behind the last length has no bytes, whatever its width.
+                let packed = if of_block > 0 { usize::from(width).checked_mul(per_miniblock / 8)? } else { 0 };
+                let bits;
+                (bits, rest) = rest.split_at_checked(packed)?;
+                for index in 0..of_block {
+                    // As the library does: in 32 bits, whatever comes over.
+                    let delta = zigzag(least).wrapping_add(unpack(bits, index, width)? as i64);
+                    length = i64::from(length.wrapping_add(delta) as i32);
+                    sum += u64::try_from(length).ok()?;
+                }
+                left -= of_block;
+            }
+        }
+        Some(Lengths { sum, rest })
+    }
+}
+
+/// The number at that place among numbers of so many bits each, the lowest first.
+fn unpack(bytes: &[u8], index: usize, width: u8) -> Option<u64> {
+    if width > 32 {
+        return None;
+    }
+    let bit = index * usize::from(width);
+    let mut window = [0; 8];
+    let from = bytes.get(bit / 8..).unwrap_or_default();
+    let near = from.len().min(8);
+    window[..near].copy_from_slice(&from[..near]);
+    Some(u64::from_le_bytes(window) >> (bit % 8) & ((1 << width) - 1))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// 128 values a block in 4 miniblocks, so many of them, from `first` on.
+    fn header(count: u8, first: u8) -> Vec<u8> {
+        vec![0x80, 0x01, 0x04, count, first * 2]
+    }
+
+    #[test]
+    fn lengths_are_added_up_and_left_behind() {
+        // 3, and then nothing.
+        let one = Lengths::read(&[header(1, 3), b"abc".to_vec()].concat(), 1).map(|read| (read.sum, read.rest.len()));
+        assert_eq!(one, Some((3, 3)));
+        // 1, 2, 3, 4: each one more, so no bits at all.
+        let block = [vec![2], vec![0; 4]].concat();
+        let four = [header(4, 1), block, b"rest".to_vec()].concat();
+        assert_eq!(Lengths::read(&four, 4).map(|read| (read.sum, read.rest)), Some((10, &b"rest"[..])));
+        // 5, 8, 5: by 3 and then by -3, which is 6 and 0 above the least of -3, three bits each.
+        let block = [vec![5, 3, 9, 9, 9, 0b0000_0110], vec![0; 11]].concat();
+        let three = [header(3, 5), block, b"rest".to_vec()].concat();
+        assert_eq!(Lengths::read(&three, 3).map(|read| (read.sum, read.rest)), Some((18, &b"rest"[..])));
+    }
+
+    #[test]
+    fn lengths_that_claim_too_much_are_none() {
+        let vast = [vec![0x80, 0x01, 0x04], vec![0xff; 8], vec![0x7f, 0x02]].concat();
+        assert!(Lengths::read(&vast, MOST_LENGTHS).is_none());
+        assert!(Lengths::read(&header(9, 1), 8).is_none(), "more than the page has values");
+        assert!(Lengths::read(&header(2, 1), 8).is_none(), "cut");
+        // From 1 on each two less.
+        let negative = [header(3, 1), vec![3], vec![0; 4]].concat();
+        assert!(Lengths::read(&negative, 8).is_none());
+        for miniblocks in [0x00, 0x05, 0x08] {
+            assert!(Lengths::read(&[0x80, 0x01, miniblocks, 0x01, 0x02], 8).is_none(), "{miniblocks}");
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Requests that claim more than they bring: a few bytes that speak of very many.
+
+use std::sync::Arc;
+
+use arrow_array::{FixedSizeListArray, Float32Array};
+use arrow_schema::{DataType, Field};
+use futures_util::StreamExt;
+use serde_json::{Value, json};
+
+use crate::batch_tables::parquet;
+use crate::binary::{Process, client};
+use crate::onnx_file::{self, int, ints, node, value};
+use crate::parquet_file::{
+    BYTE_ARRAY, DELTA_LENGTH_BYTE_ARRAY, FLOAT, PLAIN, REPEATED, REQUIRED, group, leaf, of_page, of_schema, varint,
+};
+use crate::support::answer;
+
+/// A host of its own, so that one that ends is one failure and not that of all tests, with these models.
+async fn process_with(models: &[(&str, Vec<u8>)]) -> (Process, tempfile::TempDir) {
+    let store = tempfile::tempdir().unwrap();
+    for (id, model) in models {
+        let folder = store.path().join(format!("models/{id}/1"));
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("model.onnx"), model).unwrap();
+    }
+    let mut process = Process::start(store.path(), &["--listen", "127.0.0.1:0"], &[], store.path());
+    process.healthy().await;
+    (process, store)
+}
+
+#[tokio::test]
+async fn rows_that_hold_nothing_take_no_memory_however_many_there_are() {
+    let (process, _store) = process_with(&[("rows", onnx_file::rows_of_any_length())]).await;
+    let info = client().get(process.url("/models/info?id=rows")).send().await.unwrap();
+    let (_, info) = answer(info).await;
+    assert_eq!(info["info"]["engine"]["batch_rows"], 64, "{info}");
+    let predict = async |shape: Value| {
+        let input = json!({ "shape": shape, "data": [] });
+        let body = json!({ "model_id": "rows", "inputs": { "x": input } });
+        answer(client().post(process.url("/predict")).json(&body).send().await.unwrap()).await
+    };
+    let infer = async |shape: Value| {
+        let input = json!({ "name": "x", "shape": shape, "datatype": "FP32", "data": [] });
+        let body = json!({ "inputs": [input] });
+        answer(client().post(process.url("/v2/models/rows/infer")).json(&body).send().await.unwrap()).await
+    };
+    for shape in [json!([1_000_000_000_000_000_u64, 0]), json!([10_000_000_000_u64, 0]), json!([0, 10_000_000_000_u64])]
+    {
+        for (status, refused) in [predict(shape.clone()).await, infer(shape.clone()).await] {
+            assert_eq!(status, 400, "{shape}: {refused}");
+            assert!(refused["error"].as_str().unwrap().contains("has no elements"), "{refused}");
+        }
+    }
+    // What somebody may well send goes through, as it is.
+    for shape in [json!([100_000, 0]), json!([0, 3]), json!([0, 0])] {
+        let (status, answer) = predict(shape.clone()).await;
+        assert_eq!((status, &answer["outputs"]["y"]["shape"]), (200, &shape), "{answer}");
+        let (status, answer) = infer(shape.clone()).await;
+        assert_eq!((status, &answer["outputs"][0]["shape"]), (200, &shape), "{answer}");
+    }
+    let (status, answer) = predict(json!([2, 2])).await;
+    assert_eq!(status, 400, "{answer}");
+}
+
+/// What comes of a file of rows, as far as it comes.
+async fn batch(process: &Process, model: &str, file: Vec<u8>) -> String {
+    let request = client().post(process.url(&format!("/models/{model}/batch")));
+    let request =
+        request.header("content-type", "application/vnd.apache.parquet").header("accept", "application/x-ndjson");
+    let mut pieces = request.body(file).send().await.unwrap().bytes_stream();
+    let mut answers = Vec::new();
+    while let Some(Ok(piece)) = pieces.next().await {
+        answers.extend_from_slice(&piece);
+    }
+    String::from_utf8(answers).unwrap()
+}
+
+#[tokio::test]
+async fn a_parquet_file_that_claims_more_than_it_has_is_refused() {
+    let models = [("rows", onnx_file::rows_of_any_length()), ("words", onnx_file::identity(8, &[-1]))];
+    let (process, _store) = process_with(&models).await;
+    // One list of two thousand million numbers: a level of 0 and then 1, as often as that, in a few bytes.
+    let most = i64::from(i32::MAX);
+    let levels = [vec![2, 0], varint((most as u64 - 1) * 2), vec![1]].concat();
+    let levels = [(levels.len() as u32).to_le_bytes().to_vec(), levels].concat();
+    let there = [varint(most as u64 * 2), vec![1]].concat();
+    let there = [(there.len() as u32).to_le_bytes().to_vec(), there].concat();
+    let long_list = of_page(FLOAT, REPEATED, most, PLAIN, &[levels, there].concat());
+    // Texts with so many lengths in front of them: blocks of 128 in 4 parts.
+    let lengths = [vec![0x80, 0x01, 4], varint(1 << 40), vec![0]].concat();
+    let many_lengths = of_page(BYTE_ARRAY, REQUIRED, 1, DELTA_LENGTH_BYTE_ARRAY, &lengths);
+    let many_columns = of_schema(vec![group("schema", most), leaf("x", FLOAT, REQUIRED)]);
+    let nested = std::iter::repeat_n(group("x", 1), 200_000).chain([leaf("x", FLOAT, REQUIRED)]);
+    let nested = of_schema(nested.collect());
+    for (model, file, expected) in [
+        ("rows", long_list, "smaller pages"),
+        ("words", many_lengths, "lengths of a page's texts are damaged"),
+        ("rows", many_columns, "more columns than it has"),
+        ("rows", nested, "nested too deep"),
+    ] {
+        let answer = batch(&process, model, file).await;
+        assert!(answer.contains("not readable as Parquet") && answer.contains(expected), "{expected}: {answer}");
+    }
+    // What is made in the same way and claims nothing that is not there is read.
+    let text = of_page(BYTE_ARRAY, REQUIRED, 1, DELTA_LENGTH_BYTE_ARRAY, &[0x80, 0x01, 4, 1, 6, b'a', b'b', b'c']);
+    assert_eq!(batch(&process, "words", text).await, "{\"row\":0,\"prediction\":\"abc\"}\n");
+    let list = [&[2, 0, 0, 0, 2, 0][..], &[2, 0, 0, 0, 2, 1], &1.5f32.to_le_bytes()].concat();
+    let list = of_page(FLOAT, REPEATED, 1, PLAIN, &list);
+    assert_eq!(batch(&process, "rows", list).await, "{\"row\":0,\"prediction\":[1.5]}\n");
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn rows_of_long_lists_are_decoded_few_at_a_time() {
+    const LENGTH: usize = 200_000;
+    const ROWS: usize = 130;
+    let mean = node("ReduceMean", &["x"], &["y"]).message(5, ints("axes", &[1])).message(5, int("keepdims", 0));
+    let (x, y) = (value("x", 1, &[-1, LENGTH as i64]), value("y", 1, &[-1]));
+    let (process, _store) = process_with(&[("mean", onnx_file::model(vec![mean], vec![], vec![x], vec![y]))]).await;
+    let numbers = Arc::new(Float32Array::from(vec![0.5; LENGTH * ROWS]));
+    let item = Arc::new(Field::new("item", DataType::Float32, false));
+    let file = parquet(vec![("x", Arc::new(FixedSizeListArray::new(item, LENGTH as i32, numbers, None)))]);
+    assert!(file.len() < 1 << 20, "{} bytes", file.len());
+    let before = process.most_resident();
+    let answers = batch(&process, "mean", file).await;
+    assert!(answers.lines().all(|line| line.ends_with("\"prediction\":0.5}")), "{answers:.200}");
+    assert_eq!(answers.lines().count(), ROWS);
+    // All rows at once would be 300 MB.
+    let grown = process.most_resident() - before;
+    assert!(grown < 150 << 20, "{grown} bytes");
+}
