@@ -273,8 +273,8 @@ impl<T: bytemuck::NoUninit> AsRef<[u8]> for Elements<T> {
 const MOST_AROUND_NOTHING: usize = 1 << 20;
 
 fn element_count(name: &str, shape: &[usize]) -> Result<usize, TensorError> {
-    let around = shape.iter().copied().filter(|&size| size > 0);
-    let around = around.fold(Some(1usize), |count, size| count?.checked_mul(size));
+    let mut around = shape.iter().copied().filter(|&size| size > 0);
+    let around = around.try_fold(1usize, |count, size| count.checked_mul(size));
     match around {
         _ if !shape.contains(&0) => {
             around.ok_or_else(|| TensorError::Overflow { name: name.to_owned(), shape: shape.to_vec() })

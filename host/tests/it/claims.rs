@@ -125,7 +125,7 @@ async fn rows_of_long_lists_are_decoded_few_at_a_time() {
     let answers = batch(&process, "mean", file).await;
     assert!(answers.lines().all(|line| line.ends_with("\"prediction\":0.5}")), "{answers:.200}");
     assert_eq!(answers.lines().count(), ROWS);
-    // All rows at once would be 300 MB.
+    // All rows at once are more than 200 MB.
     let grown = process.most_resident() - before;
     assert!(grown < 150 << 20, "{grown} bytes");
 }
