@@ -64,10 +64,11 @@ fn run_parts(part: Option<&str>, seconds: u64, json: Option<PathBuf>, compare: O
 }
 
 fn run(part: &str, duration: Duration, rows: PathBuf) {
+    let table = Table::new(rows);
     if part == "plugins" {
-        return plugins::run();
+        return plugins::run(&table);
     }
-    let bench = Bench::new(duration, Table::new(rows));
+    let bench = Bench::new(duration, table);
     match part {
         "iris" => cases::iris::run(&bench),
         "images" => cases::images::run(&bench),

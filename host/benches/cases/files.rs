@@ -18,7 +18,7 @@ const COLUMNS: [&str; 4] = ["sepal_length", "sepal_width", "petal_length", "peta
 pub fn run(bench: &Bench) {
     let batches = bench.in_process(&bundled("iris"), &[64, 4]);
     let in_process = batches * 64.0;
-    bench.table.row(Row::new("iris: in-process loop at batch 64, rows", "/s", in_process));
+    bench.table.row(Row::more_is_better("iris: in-process loop at batch 64, rows", "/s", in_process));
     let folder = tempfile::tempdir().unwrap();
     // What starting takes, and one row, is none of the rows' time.
     let started = predict(&ndjson(folder.path(), "one.ndjson", 1));
@@ -27,8 +27,8 @@ pub fn run(bench: &Bench) {
     {
         let took = predict(&file).min(predict(&file)) - started;
         let case = format!("batch file: {ROWS} iris rows, {format} in and out / in-process loop, rows");
-        let row = Row::new(case, "/s", ROWS as f64 / took.as_secs_f64());
-        bench.table.row(row.beside(in_process).at_least(target));
+        let row = Row::more_is_better(case, "/s", ROWS as f64 / took.as_secs_f64());
+        bench.table.row(row.beside(in_process).target(target));
     }
 }
 

@@ -28,9 +28,9 @@ pub fn run(bench: &Bench) {
     }
     let [host, bare] = [host_times, bare_times].map(median);
     let case = "start to ready with iris and efficientnet / a bare process's";
-    bench.table.row(Row::new(case, "ms", milliseconds(host)).beside(milliseconds(bare)).at_most(1.5));
+    bench.table.row(Row::less_is_better(case, "ms", milliseconds(host)).beside(milliseconds(bare)).target(1.5));
     let case = "idle memory with iris and efficientnet / a bare process's";
-    bench.table.row(Row::new(case, "MB", host_memory).beside(bare_memory).at_most(1.3));
+    bench.table.row(Row::less_is_better(case, "MB", host_memory).beside(bare_memory).target(1.3));
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {

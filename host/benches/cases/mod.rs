@@ -50,7 +50,7 @@ impl Bench {
     }
 
     pub fn served(&self, case: &str, measured: Measured) -> Row {
-        Row::new(case, "/s", measured.per_second).latencies(measured.p50_ms, measured.p99_ms)
+        Row::more_is_better(case, "/s", measured.per_second).latencies(measured.p50_ms, measured.p99_ms)
     }
 
     /// Runs a second of a model, with one session and thread a core and nothing around them.
