@@ -11,7 +11,7 @@ const WIDTH: usize = 4096;
 pub fn run(bench: &Bench) {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/models/mlp.onnx");
     for rows in [1, 8] {
-        let runs = bench.in_process(&model, &[rows, WIDTH]);
+        let runs = bench.in_process(&model, &[rows, WIDTH], bench.duration);
         let case = format!("mlp: in-process loop, batch {rows}, rows");
         bench.table.row(Row::more_is_better(case, "/s", runs * rows as f64));
     }

@@ -13,7 +13,7 @@ const SHAPE: [usize; 4] = [1, 3, 224, 224];
 const CONNECTIONS: usize = 8;
 
 pub fn run(bench: &Bench) {
-    let in_process = || bench.in_process(&bundled(MODEL), &SHAPE);
+    let in_process = || bench.in_process(&bundled(MODEL), &SHAPE, bench.duration);
     let before = in_process();
     bench.table.row(Row::more_is_better("efficientnet int8: in-process loop, one session a core", "/s", before));
     let host = Server::host();

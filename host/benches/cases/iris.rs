@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{Bench, bundled};
+use super::{Bench, TURNS, bundled};
 use crate::grpc;
 use crate::load::Request;
 use crate::server::Server;
@@ -15,7 +15,7 @@ const V2_BODY: &str = r#"{"inputs":[{"name":"X","shape":[1,4],"datatype":"FP32",
 const CONNECTIONS: usize = 16;
 
 pub fn run(bench: &Bench) {
-    let in_process = bench.in_process(&bundled("iris"), &[1, 4]);
+    let in_process = bench.in_process(&bundled("iris"), &[1, 4], bench.duration);
     bench.table.row(Row::more_is_better("iris: in-process loop, one session a core", "/s", in_process));
     let (host, echo) = (Server::host(), Server::echo());
     rest(bench, &host, &echo);
@@ -80,7 +80,8 @@ fn grpc(bench: &Bench, host: &Server) {
     let echo = Server::grpc_echo();
     let request = grpc::request("iris", "X", &[1, 4], &[5.1, 3.5, 1.4, 0.2]);
     let load = |server: &Server, duration: Duration| grpc::measure(&server.address, &request, 4, 4, duration);
-    let turns: Vec<_> = (0..3).map(|_| [load(host, bench.duration / 3), load(&echo, bench.duration / 3)]).collect();
+    let turn = bench.duration / TURNS;
+    let turns: Vec<_> = (0..TURNS).map(|_| [load(host, turn), load(&echo, turn)]).collect();
     let [served, echoed] = [0, 1].map(|way| super::median(&turns.iter().map(|turn| turn[way]).collect::<Vec<_>>()));
     let case = "iris: gRPC, 16 streams on 4 connections / bare tonic echo";
     bench.table.row(bench.served(case, served).beside(echoed.per_second).target(0.6));
