@@ -35,7 +35,8 @@ fn main() {
     let (json, compare, rows) = (option("--json"), option("--compare"), option("--rows"));
     if arguments.first().is_some_and(|argument| argument == "--bare") {
         let unused = std::env::temp_dir().join("unused");
-        return cases::footprint::bare(&Bench::new(Duration::ZERO, Table { file: unused }));
+        let sessions = arguments[1].parse().expect("sessions of each model");
+        return cases::footprint::bare(&Bench::new(Duration::ZERO, Table { file: unused }), sessions);
     }
     let seconds = arguments.first().map_or(6, |seconds| seconds.parse().expect("seconds a case"));
     let part = arguments.get(1).map(String::as_str);
