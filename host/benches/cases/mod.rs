@@ -5,6 +5,7 @@ pub mod files;
 pub mod footprint;
 pub mod images;
 pub mod iris;
+pub mod soak;
 
 use std::path::{Path, PathBuf};
 use std::thread;

@@ -20,6 +20,9 @@ pub struct Row {
     pub target: Option<Target>,
     pub p50_ms: Option<f64>,
     pub p99_ms: Option<f64>,
+    /// The figures of the run in their order, where it is their trend that counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub samples: Vec<f64>,
 }
 
 /// Which figures are the better ones, and so on which side of a target they have to be.
@@ -62,6 +65,7 @@ impl Row {
             target: None,
             p50_ms: None,
             p99_ms: None,
+            samples: Vec::new(),
         }
     }
 
@@ -84,6 +88,11 @@ impl Row {
 
     pub fn latencies(mut self, p50_ms: f64, p99_ms: f64) -> Row {
         (self.p50_ms, self.p99_ms) = (Some(p50_ms), Some(p99_ms));
+        self
+    }
+
+    pub fn samples(mut self, samples: Vec<f64>) -> Row {
+        self.samples = samples;
         self
     }
 
