@@ -11,8 +11,9 @@ const WIDTH: usize = 4096;
 pub fn run(bench: &Bench) {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/models/mlp.onnx");
     for rows in [1, 8] {
-        let runs = bench.in_process(&model, &[rows, WIDTH]);
-        bench.table.row(Row::new(format!("mlp: in-process loop, batch {rows}, rows"), "/s", runs * rows as f64));
+        let runs = bench.in_process(&model, &[rows, WIDTH], bench.duration);
+        let case = format!("mlp: in-process loop, batch {rows}, rows");
+        bench.table.row(Row::more_is_better(case, "/s", runs * rows as f64));
     }
     let store = tempfile::tempdir().unwrap();
     let folder = store.path().join("models/mlp/1");
@@ -26,5 +27,5 @@ pub fn run(bench: &Bench) {
     let off = measure(&["--max-batch-size", "1"]);
     let on = measure(&[]);
     bench.table.row(bench.served("mlp: 32 clients, batching off", off));
-    bench.table.row(bench.served("mlp: 32 clients, batching on / off", on).beside(off.per_second).at_least(4.0));
+    bench.table.row(bench.served("mlp: 32 clients, batching on / off", on).beside(off.per_second).target(4.0));
 }

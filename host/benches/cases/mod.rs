@@ -5,6 +5,7 @@ pub mod files;
 pub mod footprint;
 pub mod images;
 pub mod iris;
+pub mod soak;
 
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -17,6 +18,9 @@ use ort::value::TensorRef;
 use crate::load::{Measured, Request, measure};
 use crate::server::Server;
 use crate::table::{Row, Table};
+
+/// How often what is measured beside another is measured, in turns.
+pub const TURNS: u32 = 3;
 
 /// One part of a run.
 pub struct Bench {
@@ -38,30 +42,30 @@ impl Bench {
         measure(&server.address, request, connections, self.duration)
     }
 
-    /// Two servers in turns, so that a busy moment meets both; the medians of three turns each.
+    /// Two servers in turns, so that a busy moment meets both; the median of each one's turns.
     pub fn beside(&self, one: (&Server, &Request), other: (&Server, &Request), connections: usize) -> [Measured; 2] {
         let mut turns: [Vec<Measured>; 2] = Default::default();
-        for _ in 0..3 {
+        for _ in 0..TURNS {
             for (turns, (server, request)) in turns.iter_mut().zip([one, other]) {
-                turns.push(measure(&server.address, request, connections, self.duration / 3));
+                turns.push(measure(&server.address, request, connections, self.duration / TURNS));
             }
         }
         turns.map(|turns| median(&turns))
     }
 
     pub fn served(&self, case: &str, measured: Measured) -> Row {
-        Row::new(case, "/s", measured.per_second).latencies(measured.p50_ms, measured.p99_ms)
+        Row::more_is_better(case, "/s", measured.per_second).latencies(measured.p50_ms, measured.p99_ms)
     }
 
     /// Runs a second of a model, with one session and thread a core and nothing around them.
-    pub fn in_process(&self, model: &Path, shape: &[usize]) -> f64 {
+    pub fn in_process(&self, model: &Path, shape: &[usize], duration: Duration) -> f64 {
         let values = vec![0.5f32; shape.iter().product()];
         let runs: Vec<usize> = thread::scope(|scope| {
             let threads: Vec<_> =
-                (0..self.cores).map(|_| scope.spawn(|| self.loop_alone(model, shape, &values))).collect();
+                (0..self.cores).map(|_| scope.spawn(|| self.loop_alone(model, shape, &values, duration))).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
-        runs.iter().sum::<usize>() as f64 / self.duration.as_secs_f64()
+        runs.iter().sum::<usize>() as f64 / duration.as_secs_f64()
     }
 
     /// A session as the host makes them.
@@ -71,12 +75,12 @@ impl Bench {
         builder.unwrap().commit_from_file(model).unwrap()
     }
 
-    fn loop_alone(&self, model: &Path, shape: &[usize], values: &[f32]) -> usize {
+    fn loop_alone(&self, model: &Path, shape: &[usize], values: &[f32], duration: Duration) -> usize {
         let mut session = self.session(model);
         let name = session.inputs()[0].name().to_owned();
         let started = Instant::now();
         let mut runs = 0;
-        while started.elapsed() < self.duration {
+        while started.elapsed() < duration {
             let input = TensorRef::from_array_view((shape, values)).unwrap();
             session.run(vec![(name.as_str(), input)]).unwrap();
             runs += 1;
@@ -86,12 +90,15 @@ impl Bench {
 }
 
 pub fn median(turns: &[Measured]) -> Measured {
-    let middle = |figure: fn(&Measured) -> f64| {
-        let mut figures: Vec<f64> = turns.iter().map(figure).collect();
-        figures.sort_by(f64::total_cmp);
-        figures[figures.len() / 2]
-    };
+    let middle = |figure: fn(&Measured) -> f64| middle(turns.iter().map(figure));
     Measured { per_second: middle(|m| m.per_second), p50_ms: middle(|m| m.p50_ms), p99_ms: middle(|m| m.p99_ms) }
+}
+
+/// The median.
+pub fn middle(figures: impl IntoIterator<Item = f64>) -> f64 {
+    let mut figures: Vec<f64> = figures.into_iter().collect();
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
 }
 
 /// A model of the bundle.

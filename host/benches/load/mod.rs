@@ -107,7 +107,8 @@ fn wrk(address: &str, request: &Request, connections: usize, duration: Duration)
     Some(Measured { per_second: requests / (microseconds / 1e6), p50_ms: p50 / 1e3, p99_ms: p99 / 1e3 })
 }
 
-fn run(address: &str, request: &Request, connections: usize, duration: Duration) -> Measured {
+/// Sends for that long, over connections that are made now.
+pub fn run(address: &str, request: &Request, connections: usize, duration: Duration) -> Measured {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let started = Instant::now();
     let latencies = runtime.block_on(async {

@@ -20,12 +20,13 @@ use wasmtime::component::{Component, InstancePre, Linker, ResourceTable};
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
-use super::{component, fixture, medians, row, scaler};
+use super::{component, fixture, medians, scaler, time};
+use crate::table::{Row, Table};
 
 const IRIS: [f32; 4] = [5.1, 3.5, 1.4, 0.2];
 
 /// A trivial plugin's share of a request, beside a fresh instance and one call in wasmtime alone.
-pub async fn trivial() {
+pub async fn trivial() -> Row {
     let store = tempfile::tempdir().unwrap();
     let app = iris_with_scaler(store.path()).await;
     let model = app.models.registry.ready().pop().unwrap();
@@ -37,7 +38,8 @@ pub async fn trivial() {
         _ => ask(&app, &target, Payload::Raw(json(br#"{"x":[5.1,3.5,1.4,0.2]}"#))).await,
     })
     .await;
-    row("trivial pre- and postprocess / wasmtime: instance and call", with.saturating_sub(alone), bare, "2.3");
+    let case = "trivial preprocess and postprocess / wasmtime alone: a fresh instance and one call";
+    time(case, with.saturating_sub(alone), bare).target(2.3)
 }
 
 async fn iris_with_scaler(store: &std::path::Path) -> Arc<App> {
@@ -126,7 +128,7 @@ impl Bare {
 
 /// Copies of a tensor from the plugin's memory to the session's input: one out of the plugin, and another one where the
 /// session cannot take the memory as it lies.
-pub async fn copies() {
+pub async fn copies() -> Row {
     let classifier = Classifier::new().await;
     let image = picture("cat.jpg");
     let (mut copies, mut bytes) = (0, 0);
@@ -137,14 +139,14 @@ pub async fn copies() {
         bytes = data.len();
         copies += 1 + usize::from(data.as_ptr().align_offset(align_of::<f32>()) != 0);
     }
-    let title = format!("{} KB tensor from guest to session: copies", bytes / 1000);
-    println!("{title:<62}{:>10}{:>12}{:>8.2}{:>9}", "", "", copies as f64 / RUNS as f64, "1");
+    let case = format!("a {} KB tensor from guest to session", bytes / 1000);
+    Row::less_is_better(case, "copies", copies as f64 / RUNS as f64).target_figure(1.0)
 }
 
 /// Reading a picture in the plugin, in a fresh instance, beside native code that decodes all of it.
-pub async fn pictures() {
+pub async fn pictures(table: &Table) {
     let classifier = Classifier::new().await;
-    for (name, at_most) in [("coffee-2400x1600.jpg", "1.0"), ("cat.jpg", "1.8")] {
+    for (name, at_most) in [("coffee-2400x1600.jpg", 1.0), ("cat.jpg", 1.8)] {
         let image = picture(name);
         let file = image.body.clone();
         let [plugin, native] = medians(60, async |way| match way {
@@ -152,7 +154,7 @@ pub async fn pictures() {
             _ => drop(super::native::reference(&file)),
         })
         .await;
-        row(&format!("image-classifier: {name} to tensor / natively"), plugin, native, at_most);
+        table.row(time(format!("image-classifier: {name} to tensor / natively"), plugin, native).target(at_most));
     }
 }
 

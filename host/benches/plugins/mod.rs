@@ -7,16 +7,16 @@ mod native;
 
 use std::time::{Duration, Instant};
 
-/// Runs every case and prints it as a ratio.
-pub fn run() {
+use crate::table::{Row, Table};
+
+pub fn run(table: &Table) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
-        println!("\n{:<62}{:>10}{:>12}{:>8}{:>9}", "plugins", "took ms", "beside ms", "ratio", "at most");
-        instance::trivial().await;
-        instance::copies().await;
-        instance::pictures().await;
-        life::uploads_and_starts().await;
-        life::swaps().await;
+        table.row(instance::trivial().await);
+        table.row(instance::copies().await);
+        instance::pictures(table).await;
+        life::uploads_and_starts(table).await;
+        table.row(life::swaps().await);
     });
 }
 
@@ -47,9 +47,8 @@ fn with_text(wasm: &[u8], old: &str, new: &str) -> Vec<u8> {
     changed
 }
 
-fn row(case: &str, took: Duration, beside: Duration, at_most: &str) {
-    let (took, beside) = (took.as_secs_f64() * 1e3, beside.as_secs_f64() * 1e3);
-    println!("{case:<62}{took:>10.3}{beside:>12.3}{:>8.2}{at_most:>9}", took / beside);
+fn time(case: impl Into<String>, took: Duration, beside: Duration) -> Row {
+    Row::less_is_better(case, "ms", took.as_secs_f64() * 1e3).beside(beside.as_secs_f64() * 1e3)
 }
 
 /// The median time of each of several ways to do a thing, in turns, so that a busy moment meets all of them.

@@ -14,6 +14,16 @@ pub struct Server {
     _store: Option<tempfile::TempDir>,
 }
 
+/// Resident memory of a process, in millions of bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Memory {
+    pub resident: f64,
+    /// What the process wrote itself: what leaks is here.
+    pub anonymous: f64,
+    /// Pages of files, such as libraries; the system can take them back, and other processes share them.
+    pub files: f64,
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         self.child.kill().unwrap();
@@ -38,8 +48,10 @@ impl Server {
     }
 
     /// The same on a store of the caller's.
-    pub fn host_in(store: &Path) -> Server {
-        Server::start(Server::command(store))
+    pub fn host_in(store: &Path, options: &[&str]) -> Server {
+        let mut command = Server::command(store);
+        command.args(options);
+        Server::start(command)
     }
 
     /// The host on a store of the caller's, with no bundle.
@@ -64,22 +76,22 @@ impl Server {
 
     /// A server that parses a JSON body and writes it again: the least that a JSON server does.
     pub fn echo() -> Server {
-        Server::of_this_binary("--echo")
+        Server::of_this_binary(&["--echo"])
     }
 
     /// A server that reads an inference request and answers with what it came with.
     pub fn grpc_echo() -> Server {
-        Server::of_this_binary("--grpc-echo")
+        Server::of_this_binary(&["--grpc-echo"])
     }
 
-    /// A process that loads the bundled models and does nothing.
-    pub fn bare() -> Server {
-        Server::of_this_binary("--bare")
+    /// A process that makes that many sessions of each bundled model and does nothing.
+    pub fn bare(sessions: usize) -> Server {
+        Server::of_this_binary(&["--bare", &sessions.to_string()])
     }
 
-    fn of_this_binary(argument: &str) -> Server {
+    fn of_this_binary(arguments: &[&str]) -> Server {
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.arg(argument);
+        command.args(arguments);
         Server::started(command, |line| Some(line.to_owned()))
     }
 
@@ -92,11 +104,14 @@ impl Server {
         Server { child, address, _store: None }
     }
 
-    /// Memory that is in use, in millions of bytes.
-    pub fn resident_megabytes(&self) -> f64 {
+    /// The memory that is in use now.
+    pub fn memory(&self) -> Memory {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let kibibytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        kibibytes.trim().trim_end_matches(" kB").parse::<f64>().unwrap() * 1024.0 / 1e6
+        let megabytes = |name: &str| {
+            let kibibytes = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            kibibytes.trim().trim_end_matches(" kB").parse::<f64>().unwrap() * 1024.0 / 1e6
+        };
+        Memory { resident: megabytes("VmRSS:"), anonymous: megabytes("RssAnon:"), files: megabytes("RssFile:") }
     }
 
     pub fn upload_plugin(&self, wasm: Vec<u8>) {
