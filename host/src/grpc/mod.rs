@@ -1,6 +1,7 @@
 //! gRPC: each call parses its message, calls, and wraps. What a call does is in `oip`, the same as for REST.
 
 mod catalog;
+mod codec;
 mod health;
 mod infer;
 mod repository;

@@ -23,6 +23,8 @@ pub const RAW_REQUEST: &str = "request";
 const RESPONSE: &str = "response";
 /// As many tensors are put in order without a map of them.
 const FEW: usize = 32;
+/// Axes that a tensor may have: more than any model's, and few enough for a shape to be read out in an error.
+const MOST_AXES: usize = 64;
 
 /// What was asked of a model.
 #[derive(Debug, Default)]
@@ -114,6 +116,17 @@ pub async fn infer(
     let (model, answer) = (Arc::clone(model), prediction.answer);
     let outputs = off_async_threads(bytes, move || select(&model, answer, &wanted, binary)).await??;
     Ok(Inferred { outputs, cached: prediction.cached })
+}
+
+/// Looks at how many axes a tensor comes with, before its shape is gone through.
+///
+/// # Errors
+/// They are more than a tensor may have.
+pub fn check_axes(name: &str, axes: usize) -> Result<()> {
+    if axes <= MOST_AXES {
+        return Ok(());
+    }
+    Err(Error::invalid_input(format!("input {name}: its shape has {axes} axes; a tensor has {MOST_AXES} at most")))
 }
 
 /// What comes twice is refused: an answer is as large as the model makes it, and not as often as it is asked for.

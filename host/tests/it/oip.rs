@@ -163,6 +163,7 @@ async fn what_is_no_request_is_told_why() {
         (with("shape", json!([2])), 400, "its shape is [2]"),
         (with("shape", json!([1, 1])), 400, "expected FP32[·], got FP32[1,1]"),
         (with("shape", json!([-1])), 400, "not an inference request"),
+        (with("shape", json!(vec![1; 65])), 400, "has 65 axes; a tensor has 64 at most"),
         (with("data", json!(["a"])), 400, "\"a\""),
         (with("data", json!(null)), 400, "either `data`"),
         (with("parameters", json!({ "binary_data_size": 4 })), 400, "either `data`"),

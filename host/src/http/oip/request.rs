@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use super::super::json::{Text, read_shaped};
 use crate::error::{Error, Result};
 use crate::model::ModelVersion;
-use crate::oip::{Asked, Parameters, WantedOutput};
+use crate::oip::{self, Asked, Parameters, WantedOutput};
 use crate::pipeline;
 use crate::tensor::{DataType, Tensor};
 
@@ -167,6 +167,7 @@ fn read_tensor(text: &Text<'_>, input: &InputTensor<'_>, binary: &mut Bytes) -> 
     let known = DataType::from_name(datatype).ok_or_else(|| {
         Error::invalid_input(format!("input {name}: {datatype:?} is no datatype of the Open Inference Protocol"))
     })?;
+    oip::check_axes(name, shape.len())?;
     match (data, parameters.as_ref().and_then(|parameters| parameters.binary_data_size)) {
         (Some(data), None) => read_shaped(name, known, shape, text.of(data)),
         (None, Some(size)) if size <= binary.len() => {
