@@ -120,7 +120,7 @@ pub async fn infer(
     let inferred = oip::infer(&app, &target, asked, terms, &mut trace).await;
     observation.went(trace);
     let inferred = inferred?;
-    let bytes = inferred.outputs.iter().map(|output| output.tensor.byte_size()).sum();
+    let bytes = inferred.outputs.iter().map(|output| output.tensor.byte_size() + size_of_val(output)).sum();
     let wanted = coding::wanted(&parts.headers);
     off_async_threads(bytes, move || answer::wrap(&target.model, id.as_deref(), &inferred, wanted)).await?
 }
