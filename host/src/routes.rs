@@ -111,7 +111,7 @@ fn rest(app: &Arc<App>) -> Result<Router<Arc<App>>> {
 fn calls(app: &Arc<App>) -> Result<Router<Arc<App>>> {
     let (service, small) = (grpc::service(app.clone()), grpc::small_service(app.clone()));
     let infer = Router::new().route_service(grpc::INFER, service.clone());
-    let load = Router::new().route_service(grpc::LOAD, service.clone());
+    let load = Router::new().route_service(grpc::LOAD, service.clone()).route_service(grpc::UNLOAD, small.clone());
     let small = grpc::SMALL.into_iter().fold(Router::new(), |router, path| router.route_service(path, small.clone()));
     let health = grpc::health(app.clone());
     let stream = Router::new().route_service(grpc::STREAM, service);

@@ -222,7 +222,7 @@ impl Model {
             State::Ready(model) => Ok(Route::Ready(Arc::clone(model))),
             State::Cold | State::Loading(..) => Ok(Route::Cold(known.entry())),
             State::Unloaded => Err(unloaded(known)),
-            State::Failed(error) => Err(cannot_serve(known, error)),
+            State::Failed(error) => Err(cannot_serve(&known.id, &known.version, error)),
         }
     }
 }
@@ -277,6 +277,17 @@ impl Registry {
             None => model.default_version().or_else(|| model.versions.values().max_by_key(|known| known.age())),
         };
         known.cloned().ok_or_else(|| unknown_version(model, id, version.unwrap_or_default()))
+    }
+
+    /// The newest version of a model that came to the store and has not served yet, if there is one. It is the one of which
+    /// nothing can be read, where there is such a one.
+    ///
+    /// # Errors
+    /// No such model.
+    pub fn coming(&self, id: &str) -> Result<Option<KnownVersion>> {
+        let models = self.read();
+        let coming = find_model(&models, id)?.versions.values().filter(|known| !known.takes_traffic);
+        Ok(coming.max_by_key(|known| (known.info.is_none(), known.age())).cloned())
     }
 
     /// The versions of a model.
@@ -379,7 +390,7 @@ impl Registry {
             State::Ready(model) => Ok(std::future::ready(Ok(Arc::clone(model))).boxed().shared()),
             State::Loading(_, loading) => Ok(loading.clone()),
             State::Unloaded => Err(unloaded(known)),
-            State::Failed(error) => Err(cannot_serve(known, error)),
+            State::Failed(error) => Err(cannot_serve(&known.id, &known.version, error)),
             State::Cold => {
                 let serial = ModelVersion::next_serial();
                 let loading = begin(serial);
@@ -478,8 +489,7 @@ fn unloaded(known: &KnownVersion) -> Error {
     )
 }
 
-fn cannot_serve(known: &KnownVersion, error: &Error) -> Error {
-    let KnownVersion { id, version, .. } = known;
+pub(super) fn cannot_serve(id: &str, version: &str, error: &Error) -> Error {
     let message = format!("model {id}, version {version} cannot serve: {}", error.message);
     Error { code: ErrorCode::NotReady, message, ..error.clone() }
 }

@@ -33,6 +33,7 @@ mod plugin_failures;
 mod plugins;
 mod predict;
 mod process;
+mod repository;
 mod s3;
 mod sandbox;
 mod store;
