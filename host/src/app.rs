@@ -21,7 +21,7 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     /// Predictions that may be in progress.
     predictions: Arc<Semaphore>,
-    /// Streams of predictions that may be open, as many as predictions: of each a message may be on its way into memory.
+    /// Streams that may be open, as many as predictions: of each a message may be on its way into memory.
     streams: Arc<Semaphore>,
     /// Batches that may be in progress.
     batches: Arc<Semaphore>,
@@ -96,7 +96,7 @@ impl App {
         })
     }
 
-    /// Leave to keep one stream of predictions open, held until it ends.
+    /// Leave to keep one stream open, of predictions or of a status that is watched, held until it ends.
     ///
     /// # Errors
     /// As many as allowed are open.

@@ -366,12 +366,11 @@ impl Registry {
         Some(std::mem::replace(&mut known.state, state))
     }
 
-    /// Notes what of a version in the store was looked at.
-    pub fn set_marks(&self, entry: &Entry, marks: VersionMarks) {
+    /// Notes something about a version, where it is known.
+    pub(super) fn note(&self, entry: &Entry, note: impl FnOnce(&mut KnownVersion)) {
         let mut models = self.write();
-        let known = models.get_mut(&entry.id).and_then(|model| model.versions.get_mut(&entry.version));
-        if let Some(known) = known {
-            known.marks = Some(marks);
+        if let Some(known) = models.get_mut(&entry.id).and_then(|model| model.versions.get_mut(&entry.version)) {
+            note(known);
         }
     }
 

@@ -1,5 +1,5 @@
 //! Models loaded and unloaded as clients of the Open Inference Protocol do it: what they may bring, what is the same as what
-//! is there, and whose place it takes.
+//! is there, whose place it takes, and when a model says that it is ready.
 
 use std::time::Duration;
 
@@ -7,13 +7,15 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::FutureExt;
 use model_nexus::error::{Error, ErrorCode};
-use model_nexus::grpc::proto::{RepositoryModelLoadRequest, RepositoryModelUnloadRequest};
+use model_nexus::grpc::proto::{ModelReadyRequest, RepositoryModelLoadRequest, RepositoryModelUnloadRequest};
 use model_nexus::model::{Entry, State};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tonic::Code;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
 
-use crate::grpc::client;
+use crate::grpc::{channel, client};
 use crate::onnx_file::{self, external_weight, model, node, value};
 use crate::support::{Host, answer, error_message, iris};
 
@@ -160,4 +162,56 @@ async fn a_load_finds_a_new_version_of_a_model_that_is_there() {
     assert_eq!(status, 503, "{refused}");
     assert!(error_message(&refused).contains("version 3 cannot serve"), "{refused}");
     assert_eq!(serving().await, "2");
+}
+
+/// What each way of asking says of iris: whether it is ready, over REST and gRPC, and its state and whether the index has it
+/// among those that are ready.
+async fn said_of_iris(host: &Host) -> (u16, bool, String, bool) {
+    let status = host.get("/v2/models/iris/ready").await.status().as_u16();
+    let asked = ModelReadyRequest { name: "iris".to_owned(), version: String::new() };
+    let ready = client(host).await.model_ready(asked).await.unwrap().into_inner().ready;
+    let (_, index) = post(host, "index", json!({})).await;
+    let (_, only_ready) = post(host, "index", json!({ "ready": true })).await;
+    (status, ready, index[0]["state"].as_str().unwrap().to_owned(), only_ready != json!([]))
+}
+
+#[tokio::test]
+async fn a_model_is_ready_when_the_index_says_so() {
+    let (host, _store) = Host::with_iris(&[]).await;
+    assert_eq!(said_of_iris(&host).await, (200, true, "READY".to_owned(), true));
+    let held = hold_loading(&host);
+    assert_eq!(said_of_iris(&host).await, (503, false, "LOADING".to_owned(), false));
+    let (_, refused) = answer(host.get("/v2/models/iris/ready").await).await;
+    assert!(error_message(&refused).contains("model iris, version 1 is loading"), "{refused}");
+    drop(held);
+    // One that another took its memory from is loaded when it is asked for.
+    host.app.models.registry.change(&iris_entry(), |_| Some(State::Cold));
+    assert_eq!(said_of_iris(&host).await, (200, true, "READY".to_owned(), true));
+
+    let (host, _store) = Host::with_iris(&["--max-loaded-bytes", "1KiB"]).await;
+    assert_eq!(said_of_iris(&host).await, (503, false, "UNAVAILABLE".to_owned(), false));
+    let (_, index) = post(&host, "index", json!({})).await;
+    assert!(index[0]["reason"].as_str().unwrap().contains("--max-loaded-bytes"), "{index}");
+}
+
+#[tokio::test]
+async fn who_watches_a_models_health_is_told_when_it_changes() {
+    let (host, _store) = Host::with_iris(&["--max-predictions", "1"]).await;
+    let mut health = HealthClient::new(channel(&host.url).await);
+    let iris = || HealthCheckRequest { service: "iris".to_owned() };
+    let mut watched = health.watch(iris()).await.unwrap().into_inner();
+    let mut next = async || {
+        let said = tokio::time::timeout(Duration::from_secs(30), watched.message()).await.expect("nothing is said");
+        said.unwrap().map(|said| said.status)
+    };
+    assert_eq!(next().await, Some(1));
+    assert_eq!(post(&host, "models/iris/unload", json!({})).await.0, 200);
+    assert_eq!(next().await, Some(2));
+    // It has the place of a stream.
+    assert_eq!(health.watch(iris()).await.unwrap_err().code(), Code::Unavailable);
+    assert_eq!(post(&host, "models/iris/load", json!({})).await.0, 200);
+    assert_eq!(next().await, Some(1));
+    host.app.begin_draining();
+    assert_eq!(next().await, Some(2));
+    assert_eq!(next().await, None);
 }
