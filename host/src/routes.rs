@@ -145,14 +145,16 @@ fn cors(origins: &[String]) -> Result<CorsLayer> {
         .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
         .allow_headers([
             header::CONTENT_TYPE,
+            header::CONTENT_ENCODING,
             header::CACHE_CONTROL,
+            http::INFERENCE_HEADER_CONTENT_LENGTH,
             http::X_REQUEST_ID,
             http::X_PRIORITY,
             http::X_TIMEOUT_MS,
         ])
         .expose_headers([
             http::X_REQUEST_ID,
-            HeaderName::from_static("inference-header-content-length"),
+            http::INFERENCE_HEADER_CONTENT_LENGTH,
             HeaderName::from_static("x-cache"),
             HeaderName::from_static("server-timing"),
             HeaderName::from_static("x-bypassed"),

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::super::INFERENCE_HEADER_CONTENT_LENGTH;
 use super::super::json::{Text, read_shaped};
 use crate::blocking::off_async_threads;
 use crate::error::{Error, Result};
@@ -15,9 +16,6 @@ use crate::model::ModelVersion;
 use crate::oip::{self, Asked, Parameters, WantedOutput};
 use crate::pipeline;
 use crate::tensor::{DataType, Tensor};
-
-/// Bytes of JSON before the tensors that follow it as bytes; 0: all is the one input's data.
-pub(super) const HEADER_LENGTH: &str = "inference-header-content-length";
 
 /// A body as it came.
 pub(super) enum Body {
@@ -89,7 +87,9 @@ impl Body {
     /// # Errors
     /// The header that says where the JSON ends is no length within the body.
     pub(super) fn split(headers: &HeaderMap, mut body: Bytes) -> Result<Body> {
-        let Some(length) = headers.get(HEADER_LENGTH) else { return Ok(Body::Json(body, Bytes::new())) };
+        let Some(length) = headers.get(INFERENCE_HEADER_CONTENT_LENGTH) else {
+            return Ok(Body::Json(body, Bytes::new()));
+        };
         let length = length.to_str().ok().and_then(|length| length.parse().ok());
         match length.filter(|length| *length <= body.len()) {
             Some(0) => Ok(Body::Raw(body)),
