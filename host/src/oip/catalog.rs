@@ -222,7 +222,7 @@ pub async fn model_config(app: &App, id: &str, version: Option<&str>) -> Result<
 }
 
 fn instance_group(id: &str, engine: &Engine) -> InstanceGroup {
-    let provider = &engine.session.provider;
+    let provider = engine.session.runs_on();
     let kind = match provider.is_cpu() {
         Some(true) => "KIND_CPU",
         Some(false) => "KIND_GPU",
@@ -238,7 +238,7 @@ fn instance_group(id: &str, engine: &Engine) -> InstanceGroup {
 
 /// What the configuration's own fields have no words for.
 fn parameters(engine: &Engine) -> BTreeMap<&'static str, ConfigParameter> {
-    let provider = engine.session.provider.to_string();
+    let provider = engine.session.runs_on().to_string();
     let parameters = [("execution_provider", provider), ("max_batch_size", engine.workers.batch_rows.to_string())];
     parameters.map(|(name, string_value)| (name, ConfigParameter { string_value })).into()
 }
