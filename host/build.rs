@@ -11,6 +11,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("open_inference.bin"), descriptors.encode_to_vec())?;
     // Tensors are slices of the message they came in, and go out as they are.
-    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    let builder = tonic_prost_build::configure().bytes(".").codec_path("crate::grpc::codec::MeasuringCodec");
+    builder.compile_fds(descriptors)?;
     Ok(())
 }

@@ -21,11 +21,11 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     /// Predictions that may be in progress.
     predictions: Arc<Semaphore>,
-    /// Streams of predictions that may be open, as many as predictions: of each a message may be on its way into memory.
+    /// Streams that may be open, as many as predictions: of each a message may be on its way into memory.
     streams: Arc<Semaphore>,
     /// Batches that may be in progress.
     batches: Arc<Semaphore>,
-    /// Uploads that may be in progress.
+    /// Uploads, loads and unloads that may be in progress.
     uploads: Arc<Semaphore>,
     /// Requests copied to shadow versions that may be in progress.
     shadows: Arc<Semaphore>,
@@ -96,7 +96,7 @@ impl App {
         })
     }
 
-    /// Leave to keep one stream of predictions open, held until it ends.
+    /// Leave to keep one stream open, of predictions or of a status that is watched, held until it ends.
     ///
     /// # Errors
     /// As many as allowed are open.
@@ -118,14 +118,15 @@ impl App {
         })
     }
 
-    /// Leave to take one upload, held until it ends.
+    /// Leave to take one upload, or to load or unload a model as clients of the Open Inference Protocol do, held until it ends.
     ///
     /// # Errors
     /// As many as allowed are in progress.
     pub fn admit_upload(&self) -> Result<OwnedSemaphorePermit> {
         let limit = self.config.limits.max_uploads;
         self.uploads.clone().try_acquire_owned().map_err(|_| {
-            Error::new(ErrorCode::Overloaded, format!("{limit} uploads are in progress (--max-uploads); try again"))
+            let message = format!("{limit} uploads, loads or unloads are in progress (--max-uploads); try again");
+            Error::new(ErrorCode::Overloaded, message)
         })
     }
 

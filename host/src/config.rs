@@ -205,7 +205,7 @@ pub struct LimitsConfig {
     #[arg(long, env = "NEXUS_MAX_LABELS_BYTES", default_value = "8MiB", value_name = "BYTES")]
     pub max_labels_bytes: ByteSize,
 
-    /// Uploads in progress at once; past it the answer is 503.
+    /// Uploads in progress at once, and loads and unloads of the Open Inference Protocol; past it the answer is 503.
     #[arg(long, env = "NEXUS_MAX_UPLOADS", default_value_t = 32, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_uploads: u32,
 

@@ -111,7 +111,7 @@ fn rest(app: &Arc<App>) -> Result<Router<Arc<App>>> {
 fn calls(app: &Arc<App>) -> Result<Router<Arc<App>>> {
     let (service, small) = (grpc::service(app.clone()), grpc::small_service(app.clone()));
     let infer = Router::new().route_service(grpc::INFER, service.clone());
-    let load = Router::new().route_service(grpc::LOAD, service.clone());
+    let load = Router::new().route_service(grpc::LOAD, service.clone()).route_service(grpc::UNLOAD, small.clone());
     let small = grpc::SMALL.into_iter().fold(Router::new(), |router, path| router.route_service(path, small.clone()));
     let health = grpc::health(app.clone());
     let stream = Router::new().route_service(grpc::STREAM, service);
@@ -145,14 +145,16 @@ fn cors(origins: &[String]) -> Result<CorsLayer> {
         .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
         .allow_headers([
             header::CONTENT_TYPE,
+            header::CONTENT_ENCODING,
             header::CACHE_CONTROL,
+            http::INFERENCE_HEADER_CONTENT_LENGTH,
             http::X_REQUEST_ID,
             http::X_PRIORITY,
             http::X_TIMEOUT_MS,
         ])
         .expose_headers([
             http::X_REQUEST_ID,
-            HeaderName::from_static("inference-header-content-length"),
+            http::INFERENCE_HEADER_CONTENT_LENGTH,
             HeaderName::from_static("x-cache"),
             HeaderName::from_static("server-timing"),
             HeaderName::from_static("x-bypassed"),

@@ -2,8 +2,10 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::stream::{self, Stream, StreamExt};
+use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Request, Response, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_server::{Health, HealthServer};
@@ -13,6 +15,9 @@ use super::{SERVICE, SMALL_BYTES};
 use crate::app::App;
 use crate::error::{Error, ErrorCode};
 use crate::oip;
+
+/// Pause between two looks at what is watched: nothing tells of each change, of which a model has several kinds.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 
 /// Answers from what the host knows at the moment.
 #[derive(Clone)]
@@ -42,6 +47,35 @@ impl HealthService {
     }
 }
 
+/// A watch that somebody keeps open, in the place of a stream of predictions.
+struct Watch {
+    service: HealthService,
+    name: String,
+    said: Option<ServingStatus>,
+    has_ended: bool,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Watch {
+    /// The status, once it is another than was said last; `None` when the host drains, which open streams would keep from
+    /// ending, and that is said.
+    async fn next(&mut self) -> Option<ServingStatus> {
+        while !self.has_ended {
+            let app = &self.service.app;
+            self.has_ended = app.is_draining();
+            let now = self.service.status_of(&self.name).unwrap_or(ServingStatus::ServiceUnknown);
+            if self.said.replace(now) != Some(now) {
+                return Some(now);
+            }
+            tokio::select! {
+                () = app.drains() => {}
+                () = tokio::time::sleep(BETWEEN_LOOKS) => {}
+            }
+        }
+        None
+    }
+}
+
 fn response(status: ServingStatus) -> HealthCheckResponse {
     HealthCheckResponse { status: status.into() }
 }
@@ -54,15 +88,12 @@ impl Health for HealthService {
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
 
-    /// The status now, and once more when the host drains; then the stream ends, for it would keep the host from ending.
+    /// The status now, and whenever it changes.
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let now = self.status_of(&request.get_ref().service).unwrap_or(ServingStatus::ServiceUnknown);
-        let app = Arc::clone(&self.app);
-        let last = async move {
-            app.drains().await;
-            Ok(response(ServingStatus::NotServing))
-        };
-        let first = stream::iter((!self.app.is_draining()).then_some(Ok(response(now))));
-        Ok(Response::new(Box::pin(first.chain(stream::once(last)))))
+        let _place = self.app.admit_stream()?;
+        let name = request.into_inner().service;
+        let watch = Watch { service: self.clone(), name, said: None, has_ended: false, _place };
+        let statuses = stream::unfold(watch, |mut watch| async { Some((watch.next().await?, watch)) });
+        Ok(Response::new(Box::pin(statuses.map(|status| Ok(response(status))))))
     }
 }

@@ -104,7 +104,7 @@ fn wanted(name: String, parameters: &HashMap<String, InferParameter>) -> Result<
 /// The tensors, and the media type of the input `request`.
 fn read_tensors(inputs: Vec<InferInputTensor>, raw: Vec<Bytes>) -> Result<(Vec<Tensor>, Option<String>)> {
     if !raw.is_empty() && raw.len() != inputs.len() {
-        let names: Vec<&str> = inputs.iter().map(|input| input.name.as_str()).collect();
+        let names: Vec<&str> = inputs.iter().take(20).map(|input| input.name.as_str()).collect();
         return Err(Error::invalid_input(format!(
             "`raw_input_contents` has {} tensors, and the inputs are {}: {}",
             raw.len(),
@@ -132,6 +132,7 @@ fn read_tensor(input: InferInputTensor, raw: Option<Bytes>) -> Result<Tensor> {
     let known = DataType::from_name(&datatype).ok_or_else(|| {
         Error::invalid_input(format!("input {name}: {datatype:?} is no datatype of the Open Inference Protocol"))
     })?;
+    oip::check_axes(&name, shape.len())?;
     let sizes: Option<Vec<usize>> = shape.iter().map(|&size| usize::try_from(size).ok()).collect();
     let sizes = sizes.ok_or_else(|| {
         Error::invalid_input(format!("input {name}: its shape is {shape:?}, and a tensor's sizes are not negative"))

@@ -1,6 +1,7 @@
 //! gRPC: each call parses its message, calls, and wraps. What a call does is in `oip`, the same as for REST.
 
 mod catalog;
+mod codec;
 mod health;
 mod infer;
 mod repository;
@@ -38,8 +39,10 @@ pub const INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
 pub const STREAM: &str = "/inference.GRPCInferenceService/ModelStreamInfer";
 /// Calls that may bring a model along.
 pub const LOAD: &str = "/inference.GRPCInferenceService/RepositoryModelLoad";
-/// Calls whose messages are small.
-pub const SMALL: [&str; 17] = [
+/// Calls that have a model unloaded.
+pub const UNLOAD: &str = "/inference.GRPCInferenceService/RepositoryModelUnload";
+/// Other calls, whose messages are small and whose answers are at hand.
+pub const SMALL: [&str; 16] = [
     "/inference.GRPCInferenceService/ServerLive",
     "/inference.GRPCInferenceService/ServerReady",
     "/inference.GRPCInferenceService/ModelReady",
@@ -48,7 +51,6 @@ pub const SMALL: [&str; 17] = [
     "/inference.GRPCInferenceService/ModelConfig",
     "/inference.GRPCInferenceService/ModelStatistics",
     "/inference.GRPCInferenceService/RepositoryIndex",
-    "/inference.GRPCInferenceService/RepositoryModelUnload",
     "/inference.GRPCInferenceService/SystemSharedMemoryStatus",
     "/inference.GRPCInferenceService/SystemSharedMemoryRegister",
     "/inference.GRPCInferenceService/SystemSharedMemoryUnregister",
@@ -188,7 +190,7 @@ impl GrpcInferenceService for Service {
         &self,
         request: Request<RepositoryModelLoadRequest>,
     ) -> Answer<RepositoryModelLoadResponse> {
-        repository::load(&self.app, request.into_inner()).await?;
+        repository::load(&self.app, request).await?;
         Ok(Response::new(RepositoryModelLoadResponse {}))
     }
 
@@ -196,7 +198,7 @@ impl GrpcInferenceService for Service {
         &self,
         request: Request<RepositoryModelUnloadRequest>,
     ) -> Answer<RepositoryModelUnloadResponse> {
-        repository::unload(&self.app, request.into_inner()).await?;
+        repository::unload(&self.app, request).await?;
         Ok(Response::new(RepositoryModelUnloadResponse {}))
     }
 

@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
+use tonic::Request;
+
 use super::proto::model_repository_parameter::ParameterChoice;
 use super::proto::{RepositoryModelLoadRequest, RepositoryModelUnloadRequest};
 use crate::app::App;
 use crate::error::{Error, Result};
+use crate::http::rpc::UploadPlace;
 use crate::http::to_the_end;
 use crate::oip::{self, Files};
 
@@ -14,8 +17,9 @@ fn model_of(repository_name: String, model_name: String) -> String {
     if model_name.is_empty() { repository_name } else { model_name }
 }
 
-pub(super) async fn load(app: &Arc<App>, request: RepositoryModelLoadRequest) -> Result<()> {
-    let RepositoryModelLoadRequest { repository_name, model_name, parameters } = request;
+pub(super) async fn load(app: &Arc<App>, mut request: Request<RepositoryModelLoadRequest>) -> Result<()> {
+    let place = request.extensions_mut().remove::<UploadPlace>();
+    let RepositoryModelLoadRequest { repository_name, model_name, parameters } = request.into_inner();
     let model = model_of(repository_name, model_name);
     let mut brought = Files::default();
     for (name, value) in parameters {
@@ -28,13 +32,23 @@ pub(super) async fn load(app: &Arc<App>, request: RepositoryModelLoadRequest) ->
         }
     }
     let app = Arc::clone(app);
-    to_the_end(async move { oip::load(&app, &model, brought).await }).await
+    to_the_end(async move {
+        let _place = place;
+        oip::load(&app, &model, brought).await
+    })
+    .await
 }
 
-pub(super) async fn unload(app: &Arc<App>, request: RepositoryModelUnloadRequest) -> Result<()> {
-    let model = model_of(request.repository_name, request.model_name);
+pub(super) async fn unload(app: &Arc<App>, mut request: Request<RepositoryModelUnloadRequest>) -> Result<()> {
+    let place = request.extensions_mut().remove::<UploadPlace>();
+    let RepositoryModelUnloadRequest { repository_name, model_name, .. } = request.into_inner();
+    let model = model_of(repository_name, model_name);
     let app = Arc::clone(app);
-    to_the_end(async move { oip::unload(&app, &model).await }).await
+    to_the_end(async move {
+        let _place = place;
+        oip::unload(&app, &model).await
+    })
+    .await
 }
 
 fn unknown_parameter(name: &str) -> Error {

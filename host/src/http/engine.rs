@@ -103,7 +103,7 @@ pub fn effective(app: &App, known: &KnownVersion) -> Value {
 }
 
 fn describe_engine(engine: &Engine, info: &Sidecar) -> Value {
-    let provider = &engine.session.provider;
+    let provider = engine.session.runs_on();
     let untried = Batching::off("it was not tried yet");
     json!({
         "instances": engine.workers.instances,

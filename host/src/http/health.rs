@@ -84,7 +84,7 @@ pub async fn metrics(State(app): State<Arc<App>>) -> Result<Response> {
     app.metrics.model_info.reset();
     app.metrics.circuit_open.reset();
     for model in &models {
-        let provider = &model.engine.session.provider;
+        let provider = model.engine.session.runs_on();
         let labels = [model.id(), model.version(), provider.kind.name(), provider.device()];
         app.metrics.model_info.with_label_values(&labels).set(1);
         for (name, stage) in model.pipeline.stages() {

@@ -36,6 +36,8 @@ use crate::config::to_usize;
 use crate::error::{Error, ErrorCode, Result};
 use crate::terms::{Priority, Terms};
 
+/// Bytes of JSON before the tensors that follow it as bytes; 0: all is the one input's data.
+pub const INFERENCE_HEADER_CONTENT_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub const X_PRIORITY: HeaderName = HeaderName::from_static("x-priority");
 pub const X_TIMEOUT_MS: HeaderName = HeaderName::from_static("x-timeout-ms");

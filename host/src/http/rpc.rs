@@ -33,18 +33,31 @@ pub enum Kind {
     /// Runs a model: it has its place before its message is read, and as long as a prediction's body, a version's load and the
     /// prediction may take together.
     Prediction,
-    /// May bring a model: it has its place before its message is read, and as long as an upload may take.
+    /// Loads or unloads a model, and may bring it: it has its place before its message is read, and as long as an upload may
+    /// take.
     Upload,
     /// May be quiet for as long as its client is there, but not amid a message.
     Stream,
 }
 
+/// A call's place among the uploads. It goes along with the request to where its work is done, which is done to the end,
+/// whether the client waits for it or has gone.
+#[derive(Clone)]
+pub struct UploadPlace {
+    _permit: Arc<OwnedSemaphorePermit>,
+}
+
 impl Kind {
-    fn place(self, app: &App) -> Result<Option<OwnedSemaphorePermit>> {
+    /// The place that is held until the answer is there. That of an upload is in the request.
+    fn place(self, app: &App, request: &mut Request) -> Result<Option<OwnedSemaphorePermit>> {
         match self {
             Kind::Small | Kind::Stream => Ok(None),
             Kind::Prediction => app.admit_prediction().map(Some),
-            Kind::Upload => app.admit_upload().map(Some),
+            Kind::Upload => {
+                let _permit = Arc::new(app.admit_upload()?);
+                request.extensions_mut().insert(UploadPlace { _permit });
+                Ok(None)
+            }
         }
     }
 
@@ -128,7 +141,7 @@ where
 
     fn call(&mut self, mut request: Request) -> Self::Future {
         let Calls { app, kind } = &self.calls;
-        let place = match check(&mut request).and_then(|()| kind.place(app)) {
+        let place = match check(&mut request).and_then(|()| kind.place(app, &mut request)) {
             Ok(place) => place,
             Err(error) => return Either::Left(ready(Ok(error.into_response()))),
         };

@@ -119,7 +119,7 @@ impl Engine {
             configured: options.clone(),
             workers,
             max_batch_size,
-            session: SessionOptions { threads, provider, must_use_provider: own.is_some() },
+            session: SessionOptions { must_use_provider: own.is_some(), ..SessionOptions::on(provider, threads) },
             cache: options.cache.unwrap_or(true),
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::load::Models;
 use super::model_toml::ModelConfig;
-use super::registry::{ModelVersion, State};
+use super::registry::{ModelVersion, State, cannot_serve};
 use super::repository::{Entry, Settings};
 use super::traffic::Traffic;
 use crate::error::{Error, ErrorCode, Result};
@@ -76,7 +76,7 @@ impl Models {
     }
 
     /// Loads a model: versions that were unloaded, or could not serve, may be asked again. Answers when the one that requests
-    /// come to serves.
+    /// come to serves, be it one that came to the store a moment ago.
     ///
     /// # Errors
     /// No such model, or that version cannot serve.
@@ -95,7 +95,20 @@ impl Models {
                 });
             }
         }
-        self.ready(&self.registry.find(id, None)?.entry()).await.map(drop)
+        // One that is new here takes requests once it is loaded, which has begun.
+        if let Some(coming) = self.registry.coming(id)? {
+            self.ready_or_why_not(&coming.entry()).await?;
+        }
+        self.ready_or_why_not(&self.registry.find(id, None)?.entry()).await
+    }
+
+    /// Waits until a version is loaded. What is wrong with its files is for whoever laid them down to mend, and no fault of
+    /// the host's own.
+    async fn ready_or_why_not(&self, entry: &Entry) -> Result<()> {
+        match self.ready(entry).await {
+            Err(error) if error.code == ErrorCode::Internal => Err(cannot_serve(&entry.id, &entry.version, &error)),
+            ready => ready.map(drop),
+        }
     }
 
     /// Unloads all versions of a model until they are loaded again, those that the traffic rule names too; requests under way end

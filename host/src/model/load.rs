@@ -206,6 +206,9 @@ impl Models {
     async fn open_stored(&self, entry: &Entry) -> Result<ModelVersion> {
         let stored = self.repository.open(entry).await.map_err(for_operator)?;
         let stored = self.admitted(stored).await?;
+        // Whether it fits is known from now on, loaded or not.
+        let info = Arc::new(stored.sidecar.clone());
+        self.registry.note(entry, |known| known.info = Some(info));
         // As the store has it: without it, or with an older one, the version would serve without its plugins.
         let config = self.repository.config(&entry.id).await.map_err(for_operator)?;
         let engine = Engine::of(&self.engine, config.engine_of(&entry.version), &stored.sidecar);
@@ -311,20 +314,31 @@ impl Models {
         known.is_some_and(|info| self.memory_of(&info) <= self.memory.free())
     }
 
+    /// Makes sure that a version may be loaded at all, whatever else leaves memory for it.
+    ///
+    /// # Errors
+    /// `TooLarge` where it takes more than there may be.
+    pub fn check_fits(&self, info: &Sidecar) -> Result<()> {
+        self.check_bytes(self.memory_of(info))
+    }
+
+    fn check_bytes(&self, bytes: u64) -> Result<()> {
+        let limit = self.memory.limit();
+        if bytes <= limit {
+            return Ok(());
+        }
+        let message = format!("a version that takes {bytes} bytes loaded is larger than {limit} (--max-loaded-bytes)");
+        Err(Error::new(ErrorCode::TooLarge, message))
+    }
+
     /// Memory for a version of that many bytes: what was not used for longest is unloaded until it fits, and requests under
     /// way are waited for, which hold what they began with.
     ///
     /// # Errors
     /// `TooLarge` where it would not fit alone, `Overloaded` where too much of the memory stays in use.
     pub(super) async fn make_room(&self, entry: &Entry, bytes: u64) -> Result<Reserved> {
-        let limit = self.memory.limit();
-        if bytes > limit {
-            return Err(Error::new(
-                ErrorCode::TooLarge,
-                format!("a version that takes {bytes} bytes loaded is larger than {limit} (--max-loaded-bytes)"),
-            ));
-        }
-        let deadline = Instant::now() + self.predict_timeout;
+        self.check_bytes(bytes)?;
+        let (limit, deadline) = (self.memory.limit(), Instant::now() + self.predict_timeout);
         loop {
             let freed = self.memory.freed();
             if let Some(reserved) = self.memory.reserve(bytes) {

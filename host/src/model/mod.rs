@@ -47,7 +47,7 @@ pub(crate) use registry::version_key;
 pub use registry::{BoundPipeline, BoundStage, KnownVersion, ModelVersion, Registry, Route, State};
 pub use repository::{DataFile, Entry, Repository, RepositoryError, Sidecar, Stored};
 pub use runner::{Inference, InferenceTimes};
-pub use runtime::{Runtime, SessionOptions};
+pub use runtime::{Placement, Runtime, SessionOptions};
 pub use spec::{InputSpec, value_spec};
 pub use statistics::{BatchTimes, RunTimes, Statistics, Tally};
 pub use sync::{StoreHealth, StoreTrouble};

@@ -15,7 +15,7 @@ use super::memory::Reserved;
 use super::model_toml::ModelConfig;
 use super::repository::Entry;
 use super::spec::InputSpec;
-use super::traffic::{Sticky, point_of};
+use super::traffic::{Sticky, Traffic, point_of};
 use super::{OnFailure, Pipeline, Sidecar, Workers};
 use crate::error::{Error, ErrorCode, Result};
 use crate::plugin::{Binding, Stage};
@@ -210,6 +210,21 @@ impl Model {
         let newest = || self.versions.values().filter(|known| known.can_serve()).max_by_key(|known| known.age());
         set.or_else(newest)
     }
+
+    /// What a request comes to that names a version, or the one that a traffic rule gives it.
+    fn route(&self, traffic: &Traffic, id: &str, version: Option<&str>, key: Option<&str>) -> Result<Route> {
+        let known = match version {
+            Some(version) => self.versions.get(version).ok_or_else(|| unknown_version(self, id, version))?,
+            None => draw(self, traffic, id, key)?,
+        };
+        known.touch();
+        match &known.state {
+            State::Ready(model) => Ok(Route::Ready(Arc::clone(model))),
+            State::Cold | State::Loading(..) => Ok(Route::Cold(known.entry())),
+            State::Unloaded => Err(unloaded(known)),
+            State::Failed(error) => Err(cannot_serve(&known.id, &known.version, error)),
+        }
+    }
 }
 
 /// A handle to the versions that this host knows. Cloning shares it.
@@ -221,24 +236,23 @@ pub struct Registry {
 
 impl Registry {
     /// The version that a request comes to: the one that it names, or the one that the model's traffic rule gives it.
-    /// `key` looks into the request for the key that its answers are to stick to.
+    /// `key` looks into the request for the key that its answers are to stick to, with the lock let go of: it may go through
+    /// all of a body, and whoever changes something would wait for it, and everybody else for them.
     ///
     /// # Errors
     /// No such model or version is known, the message says which there are; or none that could serve.
     pub fn route(&self, id: &str, version: Option<&str>, key: impl FnOnce(&Sticky) -> Option<String>) -> Result<Route> {
-        let models = self.read();
-        let model = find_model(&models, id)?;
-        let known = match version {
-            Some(version) => model.versions.get(version).ok_or_else(|| unknown_version(model, id, version))?,
-            None => draw(model, id, key)?,
+        let config = {
+            let models = self.read();
+            let model = find_model(&models, id)?;
+            if version.is_some() || model.config.traffic.sticky_by_weights().is_none() {
+                return model.route(&model.config.traffic, id, version, None);
+            }
+            Arc::clone(&model.config)
         };
-        known.touch();
-        match &known.state {
-            State::Ready(model) => Ok(Route::Ready(Arc::clone(model))),
-            State::Cold | State::Loading(..) => Ok(Route::Cold(known.entry())),
-            State::Unloaded => Err(unloaded(known)),
-            State::Failed(error) => Err(cannot_serve(known, error)),
-        }
+        let key = config.traffic.sticky_by_weights().and_then(key);
+        // By the rule that the key was looked up for, whatever is set meanwhile.
+        find_model(&self.read(), id)?.route(&config.traffic, id, None, key.as_deref())
     }
 
     /// The version that gets a copy of this request, which named none.
@@ -263,6 +277,17 @@ impl Registry {
             None => model.default_version().or_else(|| model.versions.values().max_by_key(|known| known.age())),
         };
         known.cloned().ok_or_else(|| unknown_version(model, id, version.unwrap_or_default()))
+    }
+
+    /// The newest version of a model that came to the store and has not served yet, if there is one. It is the one of which
+    /// nothing can be read, where there is such a one.
+    ///
+    /// # Errors
+    /// No such model.
+    pub fn coming(&self, id: &str) -> Result<Option<KnownVersion>> {
+        let models = self.read();
+        let coming = find_model(&models, id)?.versions.values().filter(|known| !known.takes_traffic);
+        Ok(coming.max_by_key(|known| (known.info.is_none(), known.age())).cloned())
     }
 
     /// The versions of a model.
@@ -341,12 +366,11 @@ impl Registry {
         Some(std::mem::replace(&mut known.state, state))
     }
 
-    /// Notes what of a version in the store was looked at.
-    pub fn set_marks(&self, entry: &Entry, marks: VersionMarks) {
+    /// Notes something about a version, where it is known.
+    pub(super) fn note(&self, entry: &Entry, note: impl FnOnce(&mut KnownVersion)) {
         let mut models = self.write();
-        let known = models.get_mut(&entry.id).and_then(|model| model.versions.get_mut(&entry.version));
-        if let Some(known) = known {
-            known.marks = Some(marks);
+        if let Some(known) = models.get_mut(&entry.id).and_then(|model| model.versions.get_mut(&entry.version)) {
+            note(known);
         }
     }
 
@@ -365,7 +389,7 @@ impl Registry {
             State::Ready(model) => Ok(std::future::ready(Ok(Arc::clone(model))).boxed().shared()),
             State::Loading(_, loading) => Ok(loading.clone()),
             State::Unloaded => Err(unloaded(known)),
-            State::Failed(error) => Err(cannot_serve(known, error)),
+            State::Failed(error) => Err(cannot_serve(&known.id, &known.version, error)),
             State::Cold => {
                 let serial = ModelVersion::next_serial();
                 let loading = begin(serial);
@@ -416,14 +440,12 @@ impl Registry {
     }
 }
 
-/// The version that a model's traffic rule gives a request.
-fn draw<'m>(model: &'m Model, id: &str, key: impl FnOnce(&Sticky) -> Option<String>) -> Result<&'m KnownVersion> {
-    let traffic = &model.config.traffic;
+/// The version that a traffic rule gives a request for a model.
+fn draw<'m>(model: &'m Model, traffic: &Traffic, id: &str, key: Option<&str>) -> Result<&'m KnownVersion> {
     let drawn = if traffic.weights.is_empty() {
         model.default_version()
     } else {
-        let key = traffic.sticky.as_ref().and_then(key);
-        let point = key.map_or_else(fastrand::f64, |key| point_of(id, &key));
+        let point = key.map_or_else(fastrand::f64, |key| point_of(id, key));
         let drawn = traffic.draw(point, |version| model.versions.get(version).is_some_and(KnownVersion::can_serve));
         drawn.and_then(|version| model.versions.get(version))
     };
@@ -466,8 +488,7 @@ fn unloaded(known: &KnownVersion) -> Error {
     )
 }
 
-fn cannot_serve(known: &KnownVersion, error: &Error) -> Error {
-    let KnownVersion { id, version, .. } = known;
+pub(super) fn cannot_serve(id: &str, version: &str, error: &Error) -> Error {
     let message = format!("model {id}, version {version} cannot serve: {}", error.message);
     Error { code: ErrorCode::NotReady, message, ..error.clone() }
 }

@@ -114,9 +114,10 @@ impl Models {
     /// # Errors
     /// It cannot be loaded so, or does not run where the one that serves does.
     pub(super) async fn with_engine(&self, serving: &ModelVersion, options: &EngineOptions) -> Result<ModelVersion> {
-        let engine = Engine::of(&self.engine, options, &serving.info);
+        let mut engine = Engine::of(&self.engine, options, &serving.info);
         let serial = ModelVersion::next_serial();
         if engine.has_workers_of(&serving.engine) {
+            engine.session = serving.engine.session.clone();
             return Ok(ModelVersion { serial, engine, ..serving.clone() });
         }
         let entry = Entry { id: serving.id().to_owned(), version: serving.version().to_owned() };

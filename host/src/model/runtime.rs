@@ -5,6 +5,8 @@ use std::ffi::CStr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ort::AsPointer;
 use ort::environment::Environment;
@@ -26,12 +28,44 @@ pub struct SessionOptions {
     pub provider: ExecutionProvider,
     /// Whether a model of which nothing runs on the provider is refused: it was asked for by name for this model.
     pub must_use_provider: bool,
+    /// Told by the sessions that are made with these options.
+    pub placement: Placement,
 }
+
+/// Whether the CPU runs all of a model, whatever was asked for. Cloning shares it. It is what came of options, and none of
+/// them: any two are equal.
+#[derive(Debug, Clone, Default)]
+pub struct Placement {
+    is_all_on_cpu: Arc<AtomicBool>,
+}
+
+impl PartialEq for Placement {
+    fn eq(&self, _: &Placement) -> bool {
+        true
+    }
+}
+
+impl Eq for Placement {}
 
 impl Default for SessionOptions {
     /// One thread of the CPU: workers run side by side.
     fn default() -> SessionOptions {
-        SessionOptions { threads: 1, provider: ExecutionProvider::default(), must_use_provider: false }
+        SessionOptions::on(ExecutionProvider::default(), 1)
+    }
+}
+
+impl SessionOptions {
+    /// Runs on a provider, spread over so many threads.
+    pub fn on(provider: ExecutionProvider, threads: usize) -> SessionOptions {
+        SessionOptions { threads, provider, must_use_provider: false, placement: Placement::default() }
+    }
+
+    /// What sessions of these options run on: the provider, or the CPU where that runs all of the model for it.
+    pub fn runs_on(&self) -> ExecutionProvider {
+        match self.placement.is_all_on_cpu.load(Ordering::Relaxed) {
+            true => ExecutionProvider::default(),
+            false => self.provider.clone(),
+        }
     }
 }
 
@@ -83,7 +117,7 @@ impl Runtime {
             )));
         }
         // A provider that the library has may still lack a driver or a device, which shows with a session.
-        let options = SessionOptions { threads: 1, provider: provider.clone(), must_use_provider: false };
+        let options = SessionOptions::on(provider.clone(), 1);
         let started = self.builder(&options).and_then(|mut builder| {
             let smallest = empty_sequence::model(DataType::Fp32.onnx());
             builder.commit_from_memory(&smallest)
@@ -141,9 +175,11 @@ fn check_placement(session: &Session, model_file: &Path, options: &SessionOption
     if !looks_at_placement(options) {
         return Ok(());
     }
-    let provider = &options.provider;
-    let operators = operators_by_provider(session)?;
-    let model = model_file.display();
+    place(&operators_by_provider(session)?, model_file, options)
+}
+
+fn place(operators: &BTreeMap<String, usize>, model_file: &Path, options: &SessionOptions) -> ort::Result<()> {
+    let (model, provider) = (model_file.display(), &options.provider);
     if operators.is_empty() || operators.contains_key(provider.kind.onnx_name()) {
         tracing::info!(%model, %provider, ?operators, "the model's operators have their places");
         return Ok(());
@@ -154,6 +190,7 @@ fn check_placement(session: &Session, model_file: &Path, options: &SessionOption
         )));
     }
     tracing::warn!(%model, %provider, ?operators, "the provider has none of the model's operators: the CPU runs them");
+    options.placement.is_all_on_cpu.store(true, Ordering::Relaxed);
     Ok(())
 }
 
@@ -223,4 +260,31 @@ fn dispatch(options: &SessionOptions) -> Option<ExecutionProviderDispatch> {
         }
         ProviderKind::OneDnn => ep::OneDNN::default().build(),
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_cpu_runs_all_of_is_told_as_the_cpus_and_refused_where_the_provider_was_set_for_it() {
+        let cuda = || SessionOptions::on("cuda:1".parse().unwrap(), 1);
+        let got = |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), 3)).collect::<BTreeMap<_, _>>();
+        let file = Path::new("model.onnx");
+        for (operators, expected) in [
+            (got(&["CPUExecutionProvider", "CUDAExecutionProvider"]), "cuda:1"),
+            (got(&["CPUExecutionProvider"]), "cpu"),
+            // A model without operators runs nowhere.
+            (got(&[]), "cuda:1"),
+        ] {
+            let options = cuda();
+            let loaded_with = options.clone();
+            place(&operators, file, &loaded_with).unwrap();
+            assert_eq!(options.runs_on().to_string(), expected, "{operators:?}");
+            assert_eq!(options, cuda(), "it is run in the same way, wherever that is");
+        }
+        let set = SessionOptions { must_use_provider: true, ..cuda() };
+        assert!(place(&got(&["CPUExecutionProvider"]), file, &set).unwrap_err().message().contains("set cpu"));
+    }
 }

@@ -135,7 +135,7 @@ impl Models {
                     _ => false,
                 };
                 if !is_replaced && !may_serve_now {
-                    self.registry.set_marks(&entry, marks);
+                    self.registry.note(&entry, |known| known.marks = Some(marks));
                     return;
                 }
                 let anew = self.look_at(entry.clone(), marks, known.takes_traffic).await;

@@ -81,6 +81,11 @@ impl Traffic {
         }
     }
 
+    /// Where a request carries the key that decides on its version; `None` where no key does.
+    pub(super) fn sticky_by_weights(&self) -> Option<&Sticky> {
+        self.sticky.as_ref().filter(|_| !self.weights.is_empty())
+    }
+
     /// The versions that the rule names, a weight of nothing included.
     pub fn named(&self) -> impl Iterator<Item = &str> {
         let shadow = self.shadow.as_ref().map(|shadow| &shadow.version);

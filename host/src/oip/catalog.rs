@@ -14,6 +14,10 @@ use crate::onnx::ValueInfo;
 use crate::tensor::DataType;
 use crate::value::ValueSpec;
 
+/// States of a version, as the repository's index has them.
+const READY: &str = "READY";
+const UNAVAILABLE: &str = "UNAVAILABLE";
+
 /// What the protocol says of a server, and beyond it what models run on here.
 #[derive(Debug, Serialize)]
 pub struct ServerMetadata {
@@ -120,19 +124,36 @@ pub fn is_ready(app: &App, id: &str, version: Option<&str>) -> Result<KnownVersi
     if app.is_draining() {
         return Err(Error::new(ErrorCode::NotReady, "the host is draining"));
     }
-    // One that is loaded when it is asked for is ready to be asked.
-    if !known.can_serve() {
-        let KnownVersion { id, version, state, .. } = &known;
-        return Err(Error::new(ErrorCode::NotReady, format!("model {id}, version {version} is {}", state.name())));
+    let (state, reason) = state_of(app, &known);
+    if state != READY {
+        let (KnownVersion { id, version, .. }, state) = (&known, state.to_lowercase());
+        let why = if reason.is_empty() { reason } else { format!(": {reason}") };
+        return Err(Error::new(ErrorCode::NotReady, format!("model {id}, version {version} is {state}{why}")));
     }
     Ok(known)
+}
+
+/// How far a version is from serving, as the repository's index says it, and why it cannot serve, where it cannot.
+fn state_of(app: &App, known: &KnownVersion) -> (&'static str, String) {
+    match &known.state {
+        State::Ready(_) => (READY, String::new()),
+        State::Loading(..) => ("LOADING", String::new()),
+        State::Cold if !known.takes_traffic => (UNAVAILABLE, "it came to the store and is not loaded yet".to_owned()),
+        // One that is loaded when it is asked for is ready to be asked, where it fits into memory.
+        State::Cold => match known.info.as_ref().map(|info| app.models.check_fits(info)) {
+            Some(Err(error)) => (UNAVAILABLE, error.message),
+            _ => (READY, String::new()),
+        },
+        State::Unloaded => (UNAVAILABLE, "unloaded".to_owned()),
+        State::Failed(error) => (UNAVAILABLE, error.message.clone()),
+    }
 }
 
 pub fn server_metadata(app: &App) -> ServerMetadata {
     let (offered, provider) = app.models.providers();
     let mut devices: BTreeMap<(&'static str, String), (u64, u64)> = BTreeMap::new();
     for model in app.models.registry.ready() {
-        let runs_on = &model.engine.session.provider;
+        let runs_on = model.engine.session.runs_on();
         let (versions, bytes) = devices.entry((runs_on.kind.name(), runs_on.device().to_owned())).or_default();
         *versions += 1;
         *bytes = bytes.saturating_add(model.engine.memory_of(&model.info));
@@ -201,7 +222,7 @@ pub async fn model_config(app: &App, id: &str, version: Option<&str>) -> Result<
 }
 
 fn instance_group(id: &str, engine: &Engine) -> InstanceGroup {
-    let provider = &engine.session.provider;
+    let provider = engine.session.runs_on();
     let kind = match provider.is_cpu() {
         Some(true) => "KIND_CPU",
         Some(false) => "KIND_GPU",
@@ -217,7 +238,7 @@ fn instance_group(id: &str, engine: &Engine) -> InstanceGroup {
 
 /// What the configuration's own fields have no words for.
 fn parameters(engine: &Engine) -> BTreeMap<&'static str, ConfigParameter> {
-    let provider = engine.session.provider.to_string();
+    let provider = engine.session.runs_on().to_string();
     let parameters = [("execution_provider", provider), ("max_batch_size", engine.workers.batch_rows.to_string())];
     parameters.map(|(name, string_value)| (name, ConfigParameter { string_value })).into()
 }
@@ -225,16 +246,10 @@ fn parameters(engine: &Engine) -> BTreeMap<&'static str, ConfigParameter> {
 /// Every version, or those that are ready.
 pub fn index(app: &App, only_ready: bool) -> Vec<VersionState> {
     let states = app.models.registry.list().into_iter().map(|known| {
-        let (state, reason) = match &known.state {
-            State::Ready(_) | State::Cold => ("READY", ""),
-            State::Loading(..) => ("LOADING", ""),
-            State::Unloaded => ("UNAVAILABLE", "unloaded"),
-            State::Failed(error) => ("UNAVAILABLE", error.message.as_str()),
-        };
-        let reason = reason.to_owned();
+        let (state, reason) = state_of(app, &known);
         VersionState { name: known.id, version: known.version, state, reason }
     });
-    states.filter(|version| !only_ready || version.state == "READY").collect()
+    states.filter(|version| !only_ready || version.state == READY).collect()
 }
 
 async fn find(app: &App, id: &str, version: Option<&str>) -> Result<(KnownVersion, Arc<Sidecar>)> {

@@ -23,6 +23,8 @@ pub const RAW_REQUEST: &str = "request";
 const RESPONSE: &str = "response";
 /// As many tensors are put in order without a map of them.
 const FEW: usize = 32;
+/// Axes that a tensor may have: more than any model's, and few enough for a shape to be read out in an error.
+const MOST_AXES: usize = 64;
 
 /// What was asked of a model.
 #[derive(Debug, Default)]
@@ -98,22 +100,58 @@ pub async fn infer(
     mut terms: Terms,
     trace: &mut Trace,
 ) -> Result<Inferred> {
-    let Asked { tensors, content_type, parameters, outputs: wanted, binary } = asked;
-    parameters.apply(&mut terms)?;
+    asked.parameters.apply(&mut terms)?;
+    let (model, binary) = (Arc::clone(&target.model), asked.binary);
+    let parts = (asked.tensors.len() + asked.outputs.len()) * size_of::<Tensor>();
+    let (payload, wanted) = off_async_threads(parts, move || prepare(&model, asked)).await??;
+    let prediction = predict::predict(app, target, payload, &terms, trace).await?;
+    let answer = prediction.answer;
+    // Without classes no numbers are looked into, however many there are.
+    let has_classes = wanted.iter().any(|output| output.classes > 0);
+    let bytes = if has_classes { answer.byte_size() } else { bytes_to_move(&answer) };
+    let model = Arc::clone(&target.model);
+    let outputs = off_async_threads(bytes, move || select(&model, answer, &wanted, binary)).await??;
+    Ok(Inferred { outputs, cached: prediction.cached })
+}
+
+/// What the model is to be given, and what is wanted of its answer.
+fn prepare(model: &ModelVersion, asked: Asked) -> Result<(Payload, Vec<WantedOutput>)> {
+    let Asked { tensors, content_type, parameters, outputs: wanted, .. } = asked;
     check_wanted(&wanted)?;
-    let model = &target.model;
     let payload = match raw_request(model, &tensors, content_type, &parameters)? {
         Some(request) => Payload::Raw(request),
         None => Payload::Tensors(put_together(model, tensors)?),
     };
     check_names(model, &payload, &wanted)?;
-    let prediction = predict::predict(app, target, payload, &terms, trace).await?;
-    let has_classes = wanted.iter().any(|output| output.classes > 0);
-    // Without classes nothing is looked into, however much there is.
-    let bytes = if has_classes { prediction.answer.byte_size() } else { 0 };
-    let (model, answer) = (Arc::clone(model), prediction.answer);
-    let outputs = off_async_threads(bytes, move || select(&model, answer, &wanted, binary)).await??;
-    Ok(Inferred { outputs, cached: prediction.cached })
+    Ok((payload, wanted))
+}
+
+/// Bytes that taking an answer apart goes through: the elements of a tensor of numbers are shared, and not among them.
+fn bytes_to_move(answer: &Answer) -> usize {
+    fn of(value: &Value) -> usize {
+        match value {
+            Value::Tensor(Tensor { data: Data::Raw(_), .. }) | Value::None { .. } => 0,
+            Value::Tensor(Tensor { data: Data::Strings(strings), .. }) => size_of_val(&strings[..]),
+            Value::Sequence { items, .. } => items.iter().map(|item| size_of::<Value>() + of(item)).sum(),
+            // Those of a sequence may become a table.
+            Value::Map(_) => value.byte_size(),
+        }
+    }
+    match answer {
+        Answer::Outputs(values) => values.iter().map(of).sum(),
+        Answer::Response(_) => 0,
+    }
+}
+
+/// Looks at how many axes a tensor comes with, before its shape is gone through.
+///
+/// # Errors
+/// They are more than a tensor may have.
+pub fn check_axes(name: &str, axes: usize) -> Result<()> {
+    if axes <= MOST_AXES {
+        return Ok(());
+    }
+    Err(Error::invalid_input(format!("input {name}: its shape has {axes} axes; a tensor has {MOST_AXES} at most")))
 }
 
 /// What comes twice is refused: an answer is as large as the model makes it, and not as often as it is asked for.
@@ -208,18 +246,15 @@ fn select(model: &ModelVersion, answer: Arc<Answer>, wanted: &[WantedOutput], bi
     if wanted.is_empty() {
         return Ok(tensors_of(values).into_iter().map(|tensor| output(tensor, binary)).collect());
     }
+    let parts = parts_by_name(&values, wanted);
     let mut selected = Vec::with_capacity(wanted.len());
     for WantedOutput { name, classes, binary } in wanted {
         let tensors = match values.iter().find(|value| value.name() == name) {
             Some(value) => value.to_tensors(),
-            None => {
-                let mut tensors = values.iter().flat_map(Value::to_tensors);
-                vec![
-                    tensors
-                        .find(|tensor| tensor.name == *name)
-                        .ok_or_else(|| unknown(values.iter().map(Value::name), name))?,
-                ]
-            }
+            None => match parts.get(name) {
+                Some(tensor) => vec![tensor.clone()],
+                None => return Err(unknown(values.iter().map(Value::name), name)),
+            },
         };
         for tensor in tensors {
             let tensor = if *classes > 0 { classify(&tensor, *classes, &model.labels)? } else { tensor };
@@ -227,6 +262,20 @@ fn select(model: &ModelVersion, answer: Arc<Answer>, wanted: &[WantedOutput], bi
         }
     }
     Ok(selected)
+}
+
+/// The tensors that sequences and maps are made of, by name; none where nothing but whole outputs is wanted.
+fn parts_by_name(values: &[Value], wanted: &[WantedOutput]) -> HashMap<String, Tensor> {
+    let is_output = |output: &WantedOutput| values.iter().any(|value| value.name() == output.name);
+    if wanted.iter().all(is_output) {
+        return HashMap::new();
+    }
+    let are_made_of_others = values.iter().filter(|value| !matches!(value, Value::Tensor(_)));
+    let mut parts = HashMap::new();
+    for tensor in are_made_of_others.flat_map(Value::to_tensors) {
+        parts.entry(tensor.name.clone()).or_insert(tensor);
+    }
+    parts
 }
 
 fn tensors_of(values: Vec<Value>) -> Vec<Tensor> {

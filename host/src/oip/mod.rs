@@ -13,7 +13,7 @@ pub use catalog::{
     ConfigParameter, Device, InstanceGroup, ModelConfig, ModelMetadata, ServerMetadata, TensorConfig, TensorMetadata,
     VersionState, index, is_ready, model_config, model_metadata, server_metadata,
 };
-pub use infer::{Asked, Inferred, Output, RAW_REQUEST, WantedOutput, infer, resolve};
+pub use infer::{Asked, Inferred, Output, RAW_REQUEST, WantedOutput, check_axes, infer, resolve};
 pub use parameters::{Parameter, Parameters};
 pub use repository::{Files, load, unload};
 pub use statistics::{BatchStatistics, Duration, InferStatistics, MemoryUsage, ModelStatistics, statistics};

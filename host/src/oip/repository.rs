@@ -8,14 +8,18 @@ use serde::Deserialize;
 
 use super::{BACKEND, PLATFORM};
 use crate::app::App;
+use crate::blocking::off_async_threads;
+use crate::config::LimitsConfig;
+use crate::digest::sha256_hex;
 use crate::error::{Error, ErrorCode, Result};
-use crate::model::{CameAs, NewModel, path_in_folder};
+use crate::model::{CameAs, KnownVersion, NewModel, path_in_folder};
 use crate::staging;
 use crate::store::scratch_error;
 
-/// What the store calls a version's model and its labels.
+/// What the store calls a version's model, its labels, and what the host knows of it.
 const MODEL: &str = "model.onnx";
 const LABELS: &str = "labels.json";
+const SIDECAR: &str = "model_info.json";
 
 /// What a request to load a model brings along.
 #[derive(Debug, Default)]
@@ -49,13 +53,15 @@ pub async fn load(app: &Arc<App>, id: &str, brought: Files) -> Result<()> {
     if let Some(config) = &brought.config {
         check_config(id, config)?;
     }
-    for (version, files) in by_version(brought.files)? {
+    let versions = by_version(brought.files)?;
+    for (version, files) in &versions {
+        check_limits(&app.config.limits, version, files)?;
+    }
+    for (version, files) in versions {
         publish(app, id, version, files).await?;
     }
-    if app.models.registry.versions(id).is_err() {
-        // KServe's agent, which has just laid the model down, need not wait for the next look at the store.
-        app.models.look_at_store().await?;
-    }
+    // KServe's agent has just laid the model down, or a version of it, and need not wait for the next look at the store.
+    app.models.look_at_store().await?;
     app.models.load_model(id).await
 }
 
@@ -105,24 +111,78 @@ fn by_version(files: BTreeMap<String, Bytes>) -> Result<BTreeMap<String, Version
     Ok(versions)
 }
 
+/// What an upload may have, a load may bring. Looked at before any of it is written.
+fn check_limits(limits: &LimitsConfig, version: &str, files: &VersionFiles) -> Result<()> {
+    let refused = |what: String, option: &str| {
+        Err(Error::new(ErrorCode::TooLarge, format!("version {version} comes with {what} ({option})")))
+    };
+    let beside = files.keys().filter(|file| !matches!(file.as_str(), MODEL | LABELS)).count();
+    if beside > limits.max_model_files as usize {
+        let most = limits.max_model_files;
+        return refused(format!("{beside} files beside its model; {most} may be"), "--max-model-files");
+    }
+    let labels = files.get(LABELS).map_or(0, |labels| labels.len() as u64);
+    if labels > limits.max_labels_bytes.as_u64() {
+        let most = limits.max_labels_bytes;
+        return refused(format!("{labels} bytes of labels; it may be {most}"), "--max-labels-bytes");
+    }
+    let bytes: u64 = files.values().map(|content| content.len() as u64).sum();
+    if bytes - labels > limits.max_upload_bytes.as_u64() {
+        let most = limits.max_upload_bytes;
+        return refused(format!("{} bytes; it may be {most}", bytes - labels), "--max-upload-bytes");
+    }
+    Ok(())
+}
+
 /// Takes a version in through the same admission as any upload. The same one again is there already.
 async fn publish(app: &Arc<App>, id: &str, version: String, mut files: VersionFiles) -> Result<()> {
-    let model = files.remove(MODEL).ok_or_else(|| {
-        Error::invalid_input(format!(
-            "version {version} comes without its model; it is the file `{version}/model.onnx`"
-        ))
+    let model = files.get(MODEL).cloned().ok_or_else(|| {
+        Error::invalid_input(format!("version {version} comes without its model; it is the file `{version}/{MODEL}`"))
     })?;
+    if let Ok(known) = app.models.registry.find(id, Some(&version)) {
+        return check_same(app, &known, files).await;
+    }
+    files.remove(MODEL);
     let labels = files.remove(LABELS);
     let came = stage(app, model, files).await?;
-    let known = app.models.registry.find(id, Some(&version)).ok().and_then(|known| known.info.clone());
-    if known.is_some_and(|known| known.sha256 == came.file.sha256) {
-        return Ok(());
-    }
     let files = app.models.take_files(came).await?;
     app.models
         .add(&NewModel { id: id.to_owned(), name: id.to_owned(), version, files, labels, pipeline: None })
         .await?;
     Ok(())
+}
+
+/// Makes sure that a version which is there is of the same files as what came.
+///
+/// # Errors
+/// `Conflict` where it is not, or the store cannot be read.
+async fn check_same(app: &Arc<App>, known: &KnownVersion, came: VersionFiles) -> Result<()> {
+    let there = match known.info {
+        Some(_) => app.models.files(&known.entry()).await?,
+        // What it is of is not known: it cannot be read.
+        None => Vec::new(),
+    };
+    let bytes = came.values().map(Bytes::len).sum();
+    let hash = move || came.into_iter().map(|(path, content)| (path, sha256_hex(&content))).collect();
+    let mut came: BTreeMap<String, String> = off_async_threads(bytes, hash).await?;
+    let mut other = Vec::new();
+    for file in there.into_iter().filter(|file| file.path != SIDECAR) {
+        if came.remove(&file.path) != Some(file.sha256) {
+            other.push(file.path);
+        }
+    }
+    other.extend(came.into_keys());
+    if other.is_empty() {
+        return Ok(());
+    }
+    let (KnownVersion { id, version, .. }, shown) = (known, other.len().min(8));
+    Err(Error::new(
+        ErrorCode::Conflict,
+        format!(
+            "model {id} has a version {version} already, which differs in {}; upload under another version",
+            other[..shown].join(", ")
+        ),
+    ))
 }
 
 async fn stage(app: &Arc<App>, model: Bytes, data: VersionFiles) -> Result<CameAs> {

@@ -100,7 +100,7 @@ fn of(model: &ModelVersion) -> ModelStatistics {
 
 /// Of the device that the version runs on. What is loaded takes what it took when it was, whatever was set since.
 fn memory_usage(model: &ModelVersion) -> MemoryUsage {
-    let (engine, provider) = (&model.engine, &model.engine.session.provider);
+    let (engine, provider) = (&model.engine, model.engine.session.runs_on());
     let kind = match (provider.gpu(), provider.is_cpu()) {
         (Some(_), _) => "GPU",
         (None, Some(_)) => "CPU",

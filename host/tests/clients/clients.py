@@ -20,8 +20,8 @@ def main():
             command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", HERE, HERE / client, *arguments]
             environment = os.environ | {"NEXUS_ASKED": host.address}
             ended = subprocess.run(command, env=environment).returncode
-            # 5: none of the tests is meant by the arguments.
-            if ended not in (0, 5):
+            # 5: there is no test, which is no failure where the arguments mean those of the other client.
+            if ended != 0 and not (ended == 5 and arguments):
                 failed.append(client)
         faults = host.faults()
     for line in faults[:20]:

@@ -230,6 +230,7 @@ async fn what_is_no_request_is_told_why_with_the_requests_id() {
         (with_input(input("X", "FP32", &[1, 5])), Code::InvalidArgument, "takes 20 bytes, 16 came"),
         (with_input(input("X", "FP32", &[4])), Code::InvalidArgument, "expected FP32[·,4], got FP32[4]"),
         (with_input(input("X", "FP32", &[-1, 4])), Code::InvalidArgument, "not negative"),
+        (with_input(input("X", "FP32", &[1; 65])), Code::InvalidArgument, "has 65 axes; a tensor has 64 at most"),
         (request("iris", &[]), Code::InvalidArgument, "misses its input X"),
         (
             ModelInferRequest { raw_input_contents: vec![Bytes::new(); 2], ..iris_request() },
@@ -442,6 +443,21 @@ async fn messages_are_compressed_both_ways() {
         let refused = client.model_infer(zeros).await.unwrap_err();
         assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
     }
+}
+
+#[tokio::test]
+async fn a_message_of_many_small_parts_is_refused_before_it_is_in_memory() {
+    let (host, _store) = Host::with_iris(&[]).await;
+    let client = GrpcInferenceServiceClient::new(channel(&host.url).await);
+    let mut client = client.send_compressed(CompressionEncoding::Gzip);
+    let inputs = ModelInferRequest { inputs: vec![InferInputTensor::default(); 200_000], ..iris_request() };
+    let refused = client.model_infer(inputs.clone()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+    assert!(refused.message().contains("many small parts"), "{refused:?}");
+    let mut answers = client.model_stream_infer(tokio_stream::iter([inputs])).await.unwrap().into_inner();
+    let refused = answers.message().await.unwrap_err();
+    assert!(refused.message().contains("many small parts"), "{refused:?}");
+    host.assert_serves().await;
 }
 
 #[tokio::test]

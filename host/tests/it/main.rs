@@ -36,6 +36,7 @@ mod plugins;
 mod predict;
 mod process;
 mod queueing;
+mod repository;
 mod s3;
 mod sandbox;
 mod store;

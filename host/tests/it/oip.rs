@@ -163,6 +163,7 @@ async fn what_is_no_request_is_told_why() {
         (with("shape", json!([2])), 400, "its shape is [2]"),
         (with("shape", json!([1, 1])), 400, "expected FP32[·], got FP32[1,1]"),
         (with("shape", json!([-1])), 400, "not an inference request"),
+        (with("shape", json!(vec![1; 65])), 400, "has 65 axes; a tensor has 64 at most"),
         (with("data", json!(["a"])), 400, "\"a\""),
         (with("data", json!(null)), 400, "either `data`"),
         (with("parameters", json!({ "binary_data_size": 4 })), 400, "either `data`"),
@@ -297,6 +298,28 @@ async fn sequences_and_maps_are_tensors_on_the_wire() {
         json!([tensor("keep", "BOOL", &json!([]), &json!([false])), tensor("x", "FP32", &json!([1]), &json!([1.0])),]);
     let (status, answer) = host.infer("maybe", json!({ "inputs": inputs })).await;
     assert_eq!((status, &answer["outputs"]), (200, &json!([])), "{answer}");
+}
+
+#[tokio::test]
+async fn each_of_thousands_of_items_is_chosen_by_its_name() {
+    let (host, _store) = Host::with_iris(&[]).await;
+    let file = std::fs::read(fixture("models/values/sequence-of-floats.onnx")).unwrap();
+    assert_eq!(host.upload("sequence", "1", file).await.0, 201);
+    let count = 10_000;
+    let inputs: Vec<Value> =
+        (0..count).map(|index| tensor(&format!("x.{index}"), "FP32", &json!([1]), &json!([index]))).collect();
+    let outputs: Vec<Value> = (0..count).rev().map(|index| json!({ "name": format!("y.{index}") })).collect();
+    let (status, answer) = host.infer("sequence", json!({ "inputs": inputs, "outputs": outputs })).await;
+    assert_eq!(status, 200);
+    let answered = answer["outputs"].as_array().unwrap();
+    assert_eq!(answered.len(), count);
+    for (output, index) in answered.iter().zip((0..count).rev()) {
+        assert_eq!((&output["name"], &output["data"]), (&json!(format!("y.{index}")), &json!([index as f32])));
+    }
+    let one_too_many = json!({ "inputs": inputs, "outputs": [{ "name": "y.0" }, { "name": format!("y.{count}") }] });
+    let (status, refused) = host.infer("sequence", one_too_many).await;
+    assert_eq!(status, 400);
+    assert!(error_message(&refused).contains("its outputs: y"), "{refused}");
 }
 
 #[tokio::test]

@@ -68,6 +68,32 @@ async fn browsers_of_allowed_origins_may_call() {
 }
 
 #[tokio::test]
+async fn browsers_may_send_every_header_that_a_request_may_have() {
+    let (host, _store) = Host::with_iris(&[]).await;
+    let asked = [
+        "cache-control",
+        "content-encoding",
+        "content-type",
+        "inference-header-content-length",
+        "x-priority",
+        "x-request-id",
+        "x-timeout-ms",
+    ];
+    let preflight = host
+        .client
+        .request(Method::OPTIONS, format!("{}/v2/models/iris/infer", host.url))
+        .header("origin", "https://a.example")
+        .header("access-control-request-method", "POST")
+        .header("access-control-request-headers", asked.join(","));
+    let response = preflight.send().await.unwrap();
+    let allowed = response.headers()["access-control-allow-headers"].to_str().unwrap().to_lowercase();
+    let allowed: Vec<&str> = allowed.split(',').map(str::trim).collect();
+    for header in asked {
+        assert!(allowed.contains(&header), "{header} is not among {allowed:?}");
+    }
+}
+
+#[tokio::test]
 async fn metrics_keep_their_names_and_bounded_labels() {
     let (host, _store) = Host::with_iris(&[]).await;
     host.assert_serves().await;

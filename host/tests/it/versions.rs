@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use model_nexus::model::Entry;
 use serde_json::{Value, json};
 
 use crate::support::{Host, answer, error_message, fixture, iris};
@@ -113,6 +114,25 @@ async fn one_user_sees_one_version() {
         }
         assert!(seen.values().any(|version| version == "1") && seen.values().any(|version| version == "2"), "{seen:?}");
     }
+}
+
+#[tokio::test]
+async fn what_a_request_sticks_to_is_looked_up_while_others_may_change_things() {
+    let (host, _store) = Host::with_iris(&[]).await;
+    let rule = json!({ "weights": { "1": 1 }, "sticky": { "field": "user" } });
+    assert_eq!(put(&host, "/models/iris/traffic", rule).await.0, 200);
+    let registry = host.app.models.registry.clone();
+    let entry = Entry { id: "iris".to_owned(), version: "1".to_owned() };
+    let routed = host.app.models.registry.route("iris", None, |_| {
+        let (sender, is_changed) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            registry.change(&entry, |_| None);
+            sender.send(()).ok();
+        });
+        is_changed.recv_timeout(std::time::Duration::from_secs(20)).expect("the registry's lock is held meanwhile");
+        Some("a user".to_owned())
+    });
+    assert!(routed.is_ok());
 }
 
 #[tokio::test]

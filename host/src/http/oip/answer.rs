@@ -1,15 +1,14 @@
 //! An inference answer: JSON, and the outputs that were asked for as bytes behind it.
 
-use axum::http::{HeaderName, HeaderValue, header};
+use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Serialize;
 use serde::ser::Serializer;
 
-use super::super::cache_header;
 use super::super::json::TensorData;
+use super::super::{INFERENCE_HEADER_CONTENT_LENGTH, cache_header};
 use super::coding::{self, Coding};
-use super::request::HEADER_LENGTH;
 use crate::error::{Error, Result};
 use crate::model::ModelVersion;
 use crate::oip::{Inferred, Output};
@@ -83,7 +82,7 @@ pub(super) fn wrap(
     let headers = [(header::CONTENT_TYPE, HeaderValue::from_static(media_type)), cache_header(inferred.cached)];
     let mut response = (headers, body).into_response();
     if let Some(length) = length {
-        response.headers_mut().insert(HeaderName::from_static(HEADER_LENGTH), HeaderValue::from(length));
+        response.headers_mut().insert(INFERENCE_HEADER_CONTENT_LENGTH, HeaderValue::from(length));
     }
     if let Some(coding) = coding {
         response.headers_mut().insert(header::CONTENT_ENCODING, coding.header());

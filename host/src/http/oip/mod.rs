@@ -105,22 +105,23 @@ pub async fn infer(
     let (parts, body) = request.into_parts();
     let body = prediction_body(&app, body).await?;
     let body = coding::decode(&app, &parts.headers, body).await?;
-    let body = Body::split(&parts.headers, body)?;
+    let read = Body::split(&parts.headers, body)?.read().await;
+    // What is no request still came to a version, for the log and for an error that says so.
+    let parameters = read.as_ref().ok().map(|read| &read.asked.parameters);
     let key = |sticky: &Sticky| match sticky {
         Sticky::Header(name) => parts.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned),
-        Sticky::Field(name) => body.parameter(name),
+        Sticky::Field(name) => parameters?.text(name),
     };
-    let timeout = || body.parameter("timeout");
+    let timeout = || parameters?.text("timeout");
     let model = oip::resolve(&app, model_of(&named), version_of(&named), &mut terms, key, timeout).await?;
     observation.serves(&model);
-    let parsing = Arc::clone(&model);
-    let (id, asked) = off_async_threads(body.byte_size(), move || body.parse(&parsing)).await??;
+    let (id, asked) = read?.at(&model).await?;
     let target = Target::of(&app, model, version_of(&named));
     let mut trace = Trace::default();
     let inferred = oip::infer(&app, &target, asked, terms, &mut trace).await;
     observation.went(trace);
     let inferred = inferred?;
-    let bytes = inferred.outputs.iter().map(|output| output.tensor.byte_size()).sum();
+    let bytes = inferred.outputs.iter().map(|output| output.tensor.byte_size() + size_of_val(output)).sum();
     let wanted = coding::wanted(&parts.headers);
     off_async_threads(bytes, move || answer::wrap(&target.model, id.as_deref(), &inferred, wanted)).await?
 }

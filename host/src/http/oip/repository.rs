@@ -70,9 +70,14 @@ pub async fn load(State(app): State<Arc<App>>, Path(model): Path<String>, reques
 
 /// `{"parameters":{"unload_dependents":true}}`, or nothing at all.
 pub async fn unload(State(app): State<Arc<App>>, Path(model): Path<String>, request: Request) -> Result<Json<Value>> {
+    let permit = app.admit_upload()?;
     let body = body(&app, request).await?;
     let _: UnloadRequest = parse(&body, r#"{"parameters": {"unload_dependents": true}}"#)?;
-    to_the_end(async move { oip::unload(&app, &model).await }).await?;
+    to_the_end(async move {
+        let _permit = permit;
+        oip::unload(&app, &model).await
+    })
+    .await?;
     Ok(Json(json!({})))
 }
 

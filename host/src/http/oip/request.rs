@@ -1,22 +1,21 @@
 //! An inference request: its JSON, and the tensors that follow it as bytes; or, raw, the bytes of the one input.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use axum::http::HeaderMap;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::super::INFERENCE_HEADER_CONTENT_LENGTH;
 use super::super::json::{Text, read_shaped};
+use crate::blocking::off_async_threads;
 use crate::error::{Error, Result};
 use crate::model::ModelVersion;
-use crate::oip::{Asked, Parameters, WantedOutput};
+use crate::oip::{self, Asked, Parameters, WantedOutput};
 use crate::pipeline;
 use crate::tensor::{DataType, Tensor};
-
-/// Bytes of JSON before the tensors that follow it as bytes; 0: all is the one input's data.
-pub(super) const HEADER_LENGTH: &str = "inference-header-content-length";
 
 /// A body as it came.
 pub(super) enum Body {
@@ -24,6 +23,15 @@ pub(super) enum Body {
     Json(Bytes, Bytes),
     /// The one input's data, and nothing else.
     Raw(Bytes),
+}
+
+/// A request that is read, but for what only its model tells.
+pub(super) struct Read {
+    /// The request's own id, to be echoed.
+    id: Option<String>,
+    pub(super) asked: Asked,
+    /// The one input's data, where the body is nothing else.
+    raw: Option<Bytes>,
 }
 
 #[derive(Deserialize)]
@@ -79,7 +87,9 @@ impl Body {
     /// # Errors
     /// The header that says where the JSON ends is no length within the body.
     pub(super) fn split(headers: &HeaderMap, mut body: Bytes) -> Result<Body> {
-        let Some(length) = headers.get(HEADER_LENGTH) else { return Ok(Body::Json(body, Bytes::new())) };
+        let Some(length) = headers.get(INFERENCE_HEADER_CONTENT_LENGTH) else {
+            return Ok(Body::Json(body, Bytes::new()));
+        };
         let length = length.to_str().ok().and_then(|length| length.parse().ok());
         match length.filter(|length| *length <= body.len()) {
             Some(0) => Ok(Body::Raw(body)),
@@ -95,43 +105,39 @@ impl Body {
         }
     }
 
-    pub(super) fn byte_size(&self) -> usize {
-        match self {
-            Body::Json(json, binary) => json.len() + binary.len(),
-            Body::Raw(data) => data.len(),
-        }
-    }
-
-    /// One of the request's parameters: a text, or any other value as it is written.
-    pub(super) fn parameter(&self, name: &str) -> Option<String> {
-        #[derive(Deserialize)]
-        struct WithParameters<'j> {
-            #[serde(borrow)]
-            parameters: BTreeMap<Cow<'j, str>, &'j RawValue>,
-        }
-        let Body::Json(json, _) = self else { return None };
-        let WithParameters { parameters } = serde_json::from_slice(json).ok()?;
-        let value = parameters.get(name)?.get();
-        Some(serde_json::from_str::<String>(value).unwrap_or_else(|_| value.to_owned()))
-    }
-
-    /// What is asked, and the request's own id, to be echoed.
+    /// What is asked, as far as it can be told without the model. A large body is read off the async threads.
     ///
     /// # Errors
     /// No inference request, or tensors that are not what they say they are.
-    pub(super) fn parse(self, model: &ModelVersion) -> Result<(Option<String>, Asked)> {
+    pub(super) async fn read(self) -> Result<Read> {
         match self {
-            Body::Json(json, binary) => parse_json(&json, binary),
+            Body::Json(json, binary) => {
+                off_async_threads(json.len() + binary.len(), move || parse_json(&json, binary)).await?
+            }
+            // As Triton: who sends bytes alone gets bytes.
             Body::Raw(data) => {
-                let tensors = vec![raw_input(model, data)?];
-                // As Triton: who sends bytes alone gets bytes.
-                Ok((None, Asked { tensors, binary: true, ..Asked::default() }))
+                Ok(Read { id: None, asked: Asked { binary: true, ..Asked::default() }, raw: Some(data) })
             }
         }
     }
 }
 
-fn parse_json(json: &[u8], binary: Bytes) -> Result<(Option<String>, Asked)> {
+impl Read {
+    /// All that is asked, and the request's own id. What is data and nothing else is a tensor once the model is known.
+    ///
+    /// # Errors
+    /// Data that does not tell the shape of the model's one input.
+    pub(super) async fn at(self, model: &Arc<ModelVersion>) -> Result<(Option<String>, Asked)> {
+        let Read { id, mut asked, raw } = self;
+        if let Some(data) = raw {
+            let model = Arc::clone(model);
+            asked.tensors.push(off_async_threads(data.len(), move || raw_input(&model, data)).await??);
+        }
+        Ok((id, asked))
+    }
+}
+
+fn parse_json(json: &[u8], binary: Bytes) -> Result<Read> {
     let text = Text::new(json);
     let request: InferRequest<'_> = serde_json::from_slice(text.json()).map_err(|error| {
         Error::invalid_input(format!(
@@ -149,7 +155,7 @@ fn parse_json(json: &[u8], binary: Bytes) -> Result<(Option<String>, Asked)> {
         WantedOutput { name, classes: classification, binary }
     });
     let asked = Asked { tensors, content_type, outputs: outputs.collect(), parameters, binary: as_bytes };
-    Ok((request.id.map(Cow::into_owned), asked))
+    Ok(Read { id: request.id.map(Cow::into_owned), asked, raw: None })
 }
 
 /// The tensors, those that came as bytes in the order of the inputs.
@@ -167,6 +173,7 @@ fn read_tensor(text: &Text<'_>, input: &InputTensor<'_>, binary: &mut Bytes) -> 
     let known = DataType::from_name(datatype).ok_or_else(|| {
         Error::invalid_input(format!("input {name}: {datatype:?} is no datatype of the Open Inference Protocol"))
     })?;
+    oip::check_axes(name, shape.len())?;
     match (data, parameters.as_ref().and_then(|parameters| parameters.binary_data_size)) {
         (Some(data), None) => read_shaped(name, known, shape, text.of(data)),
         (None, Some(size)) if size <= binary.len() => {

@@ -17,6 +17,7 @@ NUMBERS = list(range(16))
 CLIENTS_FAULT = "what the client did wrong is a 400"
 NOT_READY = "a model that is there and unloaded is 503, which KServe's client takes for not ready"
 ABSENT = "what is not there is 404"
+ANY_ROWS = "a request may have any number of rows: those past what is run together are run in parts"
 
 
 def tensor(name="INPUT0", shape=(1, 16), datatype="INT32", data=NUMBERS, **more):
@@ -41,6 +42,7 @@ REST = {
     "json one output": (200, None, POST, INFER, request(FIRST_JSON, SECOND_JSON, outputs=[{"name": "OUTPUT0"}])),
     "bad shape vs data": (500, (400, CLIENTS_FAULT), POST, INFER, request(tensor(shape=[1, 15]), SECOND_JSON)),
     "bad shape vs model": (400, None, POST, INFER, request(tensor(shape=[1, 15], data=NUMBERS[:15]), SECOND_JSON)),
+    "over max batch": (400, (200, ANY_ROWS), POST, INFER, request(*(tensor(name, [9, 16], data=NUMBERS * 9) for name in ("INPUT0", "INPUT1")))),
     "missing batch dim": (400, None, POST, INFER, request(tensor(shape=[16]), SECOND_JSON)),
     "bad dtype": (400, None, POST, INFER, request(tensor(datatype="FP32"), SECOND_JSON)),
     "unknown dtype": (400, None, POST, INFER, request(tensor(datatype="INT33"), SECOND_JSON)),
