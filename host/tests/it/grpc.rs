@@ -410,7 +410,7 @@ async fn a_stream_may_pause_between_messages_and_not_amid_one() {
 #[tokio::test]
 async fn a_stream_whose_client_takes_no_answers_is_ended() {
     let (host, _store) = Host::with_iris(&["--body-idle-timeout", "200ms", "--cache-bytes", "0"]).await;
-    assert_eq!(host.upload("large", "1", onnx_file::identity(1, &[-1])).await.0, 201);
+    assert_eq!(host.upload("large", "1", onnx_file::identity(1, &[250_000])).await.0, 201);
     let narrow = Channel::from_shared(host.url.clone()).unwrap().initial_stream_window_size(65_535);
     let mut client = GrpcInferenceServiceClient::new(narrow.connect().await.unwrap());
     let large = request("large", &[(input("x", "FP32", &[250_000]), vec![0; 1_000_000].into())]);
