@@ -16,6 +16,7 @@ export async function driveDocs(page, server) {
   await step(page, "An operation is found, read, and tried with its example", async () => {
     await page.fill("#docs-filter", "post predict");
     await page.click("#predict > summary");
+    await page.waitForSelector("#predict .inside"); // Made once the browser says that it is open, which it does later.
     assert.match(await textOf(page, "#predict"), /X-Timeout-Ms[^]*504/);
     assert.equal(await page.locator("#listModels").isVisible(), false);
     const send = () => page.click("#try-predict button");

@@ -1,6 +1,5 @@
 // What the steps of the browser test have in common.
 
-import assert from "node:assert/strict";
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 
@@ -38,9 +37,8 @@ export async function answerOf(page, path, act, method = "POST") {
 
 export const textOf = (page, selector) => page.locator(selector).innerText();
 
-export async function visible(page, selector) {
-  assert.ok(await page.locator(selector).isVisible(), `${selector} should be visible`);
-}
+/** Waits for what `selector` names to be seen. */
+export const visible = (page, selector) => page.locator(selector).waitFor();
 
 /** Does `act`, and answers its question with yes. */
 export async function agree(page, act) {
