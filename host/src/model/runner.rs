@@ -170,7 +170,10 @@ impl WarmUp {
     /// # Errors
     /// ONNX Runtime has no more memory.
     pub fn new(inputs: Vec<Value>, runs: u32) -> Result<WarmUp> {
-        Ok(WarmUp { inputs, runs, options: Arc::new(RunOptions::new().map_err(Error::internal)?) })
+        let mut options = RunOptions::new().map_err(Error::internal)?;
+        // What the session needs in a run only is not kept for the first request, which may be long in coming.
+        options.set("memory.enable_memory_arena_shrinkage", "cpu:0").map_err(Error::internal)?;
+        Ok(WarmUp { inputs, runs, options: Arc::new(options) })
     }
 
     /// Ends runs that take too long.

@@ -77,27 +77,31 @@ impl Workers {
         options: &SessionOptions,
         warm_up: Option<&WarmUp>,
     ) -> Result<Workers> {
+        let statistics = Arc::<Statistics>::default();
+        let runners = side_by_side(limits.instances, || {
+            let session = runtime.session(model_file, options).map_err(|error| {
+                Error::invalid_input(format!("ONNX Runtime refuses this model: {}", error.message()))
+            })?;
+            let mut runner = Runner::new(runtime, session, limits.output_bytes, Arc::clone(&statistics));
+            if let Some(warm_up) = warm_up {
+                runner.warm_up(warm_up, name);
+            }
+            Ok(runner)
+        })?;
+        give_memory_back();
         let queue = Arc::new(Queue::new(limits.queue_capacity));
         // From here on, what fails ends the workers that have begun.
         let mut workers = Workers {
-            statistics: Arc::default(),
+            statistics,
             queue: Arc::clone(&queue),
             limits,
             desks: Vec::new(),
             alone: AtomicUsize::new(0),
             lent: AtomicUsize::new(0),
-            inputs: 0,
+            inputs: runners.first().map_or(0, Runner::required_inputs),
             pace: Pace::new(),
         };
-        for index in 0..limits.instances {
-            let session = runtime.session(model_file, options).map_err(|error| {
-                Error::invalid_input(format!("ONNX Runtime refuses this model: {}", error.message()))
-            })?;
-            let mut runner = Runner::new(runtime, session, limits.output_bytes, Arc::clone(&workers.statistics));
-            workers.inputs = runner.required_inputs();
-            if let Some(warm_up) = warm_up {
-                runner.warm_up(warm_up, name);
-            }
+        for (index, runner) in runners.into_iter().enumerate() {
             let desk = Arc::new(Desk { runner: Mutex::new(runner), is_wanted: AtomicBool::new(false) });
             workers.desks.push(Arc::downgrade(&desk));
             let queue = Arc::clone(&queue);
@@ -287,8 +291,24 @@ fn work(desk: Arc<Desk>, queue: &Queue, batch_rows: usize) {
     give_memory_back();
 }
 
-/// Gives the pages that an unloaded session leaves back to the system; the C library keeps them otherwise, and with every
-/// load a few more lie between what is still in use.
+/// Makes so many of something that takes long to make, as many at a time as there are cores.
+fn side_by_side<T: Send>(count: usize, make: impl Fn() -> Result<T> + Sync) -> Result<Vec<T>> {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let mut made = Vec::with_capacity(count);
+    while made.len() < count {
+        let next = cores.min(count - made.len());
+        let more: Result<Vec<T>> = thread::scope(|scope| {
+            let start = |_| thread::Builder::new().spawn_scoped(scope, &make).map_err(Error::internal);
+            let started: Vec<_> = (0..next).map(start).collect::<Result<_>>()?;
+            started.into_iter().map(|thread| thread.join().map_err(|_| Error::internal("it panicked"))?).collect()
+        });
+        made.append(&mut more?);
+    }
+    Ok(made)
+}
+
+/// Gives the pages that the making of a session, and an unloaded one, leave back to the system; the C library keeps them
+/// otherwise, and with every load a few more lie between what is still in use.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[allow(unsafe_code)]
 fn give_memory_back() {

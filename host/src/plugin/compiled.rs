@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-/// Bytes of the checksum that a file begins with.
+/// Bytes of the checksum that a file ends with.
 const CHECKSUM: usize = 32;
 const EXTENSION: &str = "cwasm";
 
@@ -57,9 +57,9 @@ impl CompiledCache {
             }
         };
         let component = content
-            .split_at_checked(CHECKSUM)
-            .filter(|(checksum, code)| *checksum == Sha256::digest(code).as_slice())
-            .and_then(|(_, code)| deserialize(engine, code));
+            .split_last_chunk::<CHECKSUM>()
+            .filter(|(code, checksum)| **checksum == *Sha256::digest(code))
+            .and_then(|_| deserialize(engine, &file));
         match component {
             Some(component) => {
                 mark_used(&file);
@@ -77,8 +77,8 @@ impl CompiledCache {
         let kept = component.serialize().map_err(io::Error::other).and_then(|code| {
             let mut file =
                 tempfile::Builder::new().permissions(Permissions::from_mode(0o600)).tempfile_in(&self.folder)?;
-            file.write_all(&Sha256::digest(&code))?;
             file.write_all(&code)?;
+            file.write_all(&Sha256::digest(&code))?;
             file.persist(self.file(engine, key))?;
             self.trim()
         });
@@ -124,14 +124,15 @@ fn mark_used(file: &Path) {
     }
 }
 
+/// The file is mapped, so only what runs of it takes memory. Files here are replaced and removed, and never changed.
 #[allow(
     unsafe_code,
     reason = "machine code that this host wrote, in a folder that only it may write to, whole by its checksum"
 )]
-fn deserialize(engine: &Engine, code: &[u8]) -> Option<Component> {
-    // SAFETY: `put` wrote these bytes from `Component::serialize`: `open` refuses a folder that others may write to, the
+fn deserialize(engine: &Engine, file: &Path) -> Option<Component> {
+    // SAFETY: `put` wrote it from `Component::serialize`: `open` refuses a folder that others may write to, the
     // checksum has shown that nothing is missing, and wasmtime itself refuses what another version of it has made.
-    match unsafe { Component::deserialize(engine, code) } {
+    match unsafe { Component::deserialize_file(engine, file) } {
         Ok(component) => Some(component),
         Err(error) => {
             tracing::debug!(%error, "a compiled plugin is of another wasmtime");
