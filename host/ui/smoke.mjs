@@ -29,7 +29,7 @@ const cat = join(root, "host/tests/fixtures/images/cat.jpg");
 const iris = join(root, "models/iris/1/model.onnx");
 const imageModel = join(root, "models/efficientnet-lite0/1/model.onnx");
 const imageLabels = join(root, "models/efficientnet-lite0/1/labels.json");
-const patience = 60_000; // For a start or an answer; a first start compiles plugins, on a machine that may be busy.
+const patience = 240_000; // For a start or an answer; a first start compiles plugins, on a machine that may be busy.
 
 const cleanups = [];
 
@@ -96,6 +96,7 @@ async function startPictures() {
 async function startBrowser() {
   const browser = await chromium.launch({
     executablePath: browserPath,
+    timeout: patience,
     args: [
       "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
       "--disable-background-networking", "--disable-component-update", "--disable-sync",

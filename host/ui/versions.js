@@ -106,8 +106,8 @@ async function look() {
 
 // ---- What the buttons do --------------------------------------------------------------------------------------------
 
-/** Asks the server to change something, and shows what came of it; one change at a time. */
-async function change(button, path, method, doing, done) {
+/** Asks the server to change something, of one version or of the model, and shows what came of it; one change at a time. */
+async function change(button, path, method, doing, done, version = null) {
   if (isBusy) return;
   isBusy = true;
   modelSelect.disabled = true;
@@ -117,12 +117,12 @@ async function change(button, path, method, doing, done) {
   status.textContent = doing;
   try {
     await call(path, { method });
+    changed = version; // Not sooner: rows that were asked for before are yet to come, and this one's button is still there.
     status.textContent = done;
     status.classList.add("good");
     await loadModels();
   } catch (error) {
     status.textContent = "";
-    changed = null;
     showError(byId("versions-error"), error);
   } finally {
     isBusy = false;
@@ -133,17 +133,14 @@ async function change(button, path, method, doing, done) {
 
 const actions = {
   load(id, version, button) {
-    changed = version;
-    return change(button, pathOf(id, "versions", version, "load"), "POST", `Loading version ${version}…`, `Version ${version} is loaded.`);
+    return change(button, pathOf(id, "versions", version, "load"), "POST", `Loading version ${version}…`, `Version ${version} is loaded.`, version);
   },
   unload(id, version, button) {
-    changed = version;
-    return change(button, pathOf(id, "versions", version, "unload"), "POST", `Unloading version ${version}…`, `Version ${version} is unloaded, and takes no requests until it is loaded again.`);
+    return change(button, pathOf(id, "versions", version, "unload"), "POST", `Unloading version ${version}…`, `Version ${version} is unloaded, and takes no requests until it is loaded again.`, version);
   },
   delete(id, version, button) {
     if (!window.confirm(`Delete ${id}, version ${version}? Its files go too.`)) return;
-    changed = version;
-    return change(button, pathOf(id, "versions", version), "DELETE", `Deleting version ${version}…`, `${id}, version ${version}, is deleted.`);
+    return change(button, pathOf(id, "versions", version), "DELETE", `Deleting version ${version}…`, `${id}, version ${version}, is deleted.`, version);
   },
 };
 

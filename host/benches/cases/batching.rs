@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use tempfile::TempDir;
+
 use super::{Bench, binary};
 use crate::server::Server;
 use crate::table::Row;
@@ -15,17 +17,19 @@ pub fn run(bench: &Bench) {
         let case = format!("mlp: in-process loop, batch {rows}, rows");
         bench.table.row(Row::more_is_better(case, "/s", runs * rows as f64));
     }
+    let request = binary("mlp", "x", &[1, WIDTH], &[0.5; WIDTH]);
+    let stores = [store_with(&model), store_with(&model)];
+    let host = |store: &TempDir, options: &[&str]| Server::host_on(store.path(), options);
+    let [batching, unbatched] = [host(&stores[0], &[]), host(&stores[1], &["--max-batch-size", "1"])];
+    let [on, off] = bench.beside((&batching, &request), (&unbatched, &request), 32);
+    bench.table.row(bench.served("mlp: 32 clients, batching off", off));
+    bench.table.row(bench.served("mlp: 32 clients, batching on / off", on).beside(off.per_second).target(4.0));
+}
+
+fn store_with(model: &Path) -> TempDir {
     let store = tempfile::tempdir().unwrap();
     let folder = store.path().join("models/mlp/1");
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::copy(model, folder.join("model.onnx")).unwrap();
-    let request = binary("mlp", "x", &[1, WIDTH], &[0.5; WIDTH]);
-    let measure = |options: &[&str]| {
-        let host = Server::host_on(store.path(), options);
-        bench.measure(&host, &request, 32)
-    };
-    let off = measure(&["--max-batch-size", "1"]);
-    let on = measure(&[]);
-    bench.table.row(bench.served("mlp: 32 clients, batching off", off));
-    bench.table.row(bench.served("mlp: 32 clients, batching on / off", on).beside(off.per_second).target(4.0));
+    store
 }

@@ -8,6 +8,7 @@ pub mod iris;
 pub mod soak;
 
 use std::path::{Path, PathBuf};
+use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -38,10 +39,6 @@ impl Bench {
         Bench { duration, cores: thread::available_parallelism().unwrap().get(), table, environment }
     }
 
-    pub fn measure(&self, server: &Server, request: &Request, connections: usize) -> Measured {
-        measure(&server.address, request, connections, self.duration)
-    }
-
     /// Two servers in turns, so that a busy moment meets both; the median of each one's turns.
     pub fn beside(&self, one: (&Server, &Request), other: (&Server, &Request), connections: usize) -> [Measured; 2] {
         let mut turns: [Vec<Measured>; 2] = Default::default();
@@ -60,9 +57,10 @@ impl Bench {
     /// Runs a second of a model, with one session and thread a core and nothing around them.
     pub fn in_process(&self, model: &Path, shape: &[usize], duration: Duration) -> f64 {
         let values = vec![0.5f32; shape.iter().product()];
+        let begin = Barrier::new(self.cores);
         let runs: Vec<usize> = thread::scope(|scope| {
-            let threads: Vec<_> =
-                (0..self.cores).map(|_| scope.spawn(|| self.loop_alone(model, shape, &values, duration))).collect();
+            let run = || self.loop_alone(model, shape, &values, &begin, duration);
+            let threads: Vec<_> = (0..self.cores).map(|_| scope.spawn(run)).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
         runs.iter().sum::<usize>() as f64 / duration.as_secs_f64()
@@ -75,14 +73,20 @@ impl Bench {
         builder.unwrap().commit_from_file(model).unwrap()
     }
 
-    fn loop_alone(&self, model: &Path, shape: &[usize], values: &[f32], duration: Duration) -> usize {
+    fn loop_alone(&self, model: &Path, shape: &[usize], values: &[f32], begin: &Barrier, duration: Duration) -> usize {
         let mut session = self.session(model);
         let name = session.inputs()[0].name().to_owned();
+        let mut run = || {
+            let input = TensorRef::from_array_view((shape, values)).unwrap();
+            session.run(vec![(name.as_str(), input)]).unwrap();
+        };
+        run();
+        // All at once, and none beside the making of another session.
+        begin.wait();
         let started = Instant::now();
         let mut runs = 0;
         while started.elapsed() < duration {
-            let input = TensorRef::from_array_view((shape, values)).unwrap();
-            session.run(vec![(name.as_str(), input)]).unwrap();
+            run();
             runs += 1;
         }
         runs

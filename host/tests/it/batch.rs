@@ -258,7 +258,8 @@ async fn a_client_that_sends_no_more_or_takes_no_answers_ends_the_job() {
     let mut silent = half_a_batch(&host).await;
     let mut answers = String::new();
     // The connection ends without the answer's end, after the row that says why.
-    silent.read_to_string(&mut answers).await.unwrap();
+    let read = tokio::time::timeout(Duration::from_secs(60), silent.read_to_string(&mut answers)).await;
+    read.expect("it is ended").unwrap();
     let last = answers.lines().rfind(|line| line.starts_with("{\"row\":")).unwrap();
     assert!(last.starts_with("{\"row\":2000,\"error\":") && last.contains("--body-idle-timeout"), "{last}");
     assert!(!answers.ends_with("0\r\n\r\n"));

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::support::PATIENCE;
+
 /// Killed when this is dropped.
 pub struct Process {
     pub child: Child,
@@ -46,7 +48,7 @@ impl Process {
 
     /// The first line with that message, from now on.
     pub fn wait_for(&mut self, message: &str) -> Value {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let line =
@@ -61,7 +63,7 @@ impl Process {
 
     /// Waits until everything that was in the store is loaded.
     pub async fn healthy(&mut self) {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + PATIENCE;
         while client().get(self.url("/health")).send().await.unwrap().status() != 200 {
             assert!(Instant::now() < deadline, "the host does not come to serve: {:?}", self.log);
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -87,5 +89,5 @@ impl Process {
 }
 
 pub fn client() -> reqwest::Client {
-    reqwest::Client::builder().no_proxy().build().unwrap()
+    reqwest::Client::builder().no_proxy().timeout(4 * PATIENCE).build().unwrap()
 }

@@ -2,14 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::onnx_file::{self, external_weight, node, value};
-use crate::support::{Host, answer, error_message, fixture, iris, repository_root, store_with_iris};
+use crate::support::{Host, answer, error_message, fixture, iris, repository_root, store_with_iris, until};
 
 /// `model-nexus models …` against a host; standard error is no terminal.
 async fn models(host: &Host, arguments: &[&str]) -> Output {
@@ -287,9 +286,7 @@ async fn a_pull_that_breaks_off_or_is_interrupted_leaves_nothing() {
     let url = narrow_way(&host, 1 << 20, false).await;
     let mut command = Command::new(env!("CARGO_BIN_EXE_model-nexus"));
     let child = command.arg("models").args(pull).env("NEXUS_URL", url).stderr(Stdio::piped()).spawn().unwrap();
-    while !names(out.path()).iter().any(|name| name.ends_with("model.onnx")) {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until("the model is coming", async || names(out.path()).iter().any(|name| name.ends_with("model.onnx"))).await;
     let interrupt = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(interrupt.success());
     let ended = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();

@@ -79,9 +79,10 @@ async fn models_whose_rows_do_are_found_out() {
 
 #[tokio::test]
 async fn a_batch_that_ends_the_trial_does_not_keep_the_model_out() {
-    let options = ["--admission-timeout", "3s", "--admission-memory-bytes", "512MiB"];
+    let options = ["--admission-timeout", "10s", "--admission-memory-bytes", "512MiB"];
     let (host, _store) = Host::with_iris(&options).await;
-    for (name, why) in [("memory", "memory"), ("trap", "(SIGFPE)"), ("time", "took more than 3s (--admission-timeout)")]
+    for (name, why) in
+        [("memory", "memory"), ("trap", "(SIGFPE)"), ("time", "took more than 10s (--admission-timeout)")]
     {
         let (ok, reason) = batching(&host, name).await;
         assert!(!ok && reason.contains(why), "{name}: {reason}");

@@ -15,7 +15,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use crate::onnx_file;
-use crate::support::{Host, answer, bundle, fixture, iris};
+use crate::support::{Host, answer, bundle, fixture, iris, until};
 
 pub type Client = GrpcInferenceServiceClient<Channel>;
 
@@ -377,11 +377,7 @@ async fn streams_are_as_many_as_predictions_and_take_none_of_their_places() {
     let refused = client.model_stream_infer(open()).await.unwrap_err();
     assert!(refused.message().contains("--max-predictions"), "{refused:?}");
     drop(requests);
-    let deadline = std::time::Instant::now() + Duration::from_secs(10);
-    while let Err(refused) = client.model_stream_infer(open()).await {
-        assert!(std::time::Instant::now() < deadline, "the place of a stream that ended is not free: {refused:?}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until("its place is free", async || client.clone().model_stream_infer(open()).await.is_ok()).await;
 }
 
 #[tokio::test]
@@ -404,21 +400,25 @@ async fn a_stream_may_pause_between_messages_and_not_amid_one() {
     let call = h2.post(format!("{}/inference.GRPCInferenceService/ModelStreamInfer", host.url));
     let call = call.header("content-type", "application/grpc").header("te", "trailers");
     let response = call.body(reqwest::Body::wrap_stream(begun)).send().await.unwrap();
-    tokio::time::timeout(Duration::from_secs(10), response.bytes()).await.expect("it is ended").ok();
+    tokio::time::timeout(Duration::from_secs(60), response.bytes()).await.expect("it is ended").ok();
 }
 
 #[tokio::test]
 async fn a_stream_whose_client_takes_no_answers_is_ended() {
-    let (host, _store) = Host::with_iris(&["--body-idle-timeout", "200ms", "--cache-bytes", "0"]).await;
+    let options = ["--body-idle-timeout", "200ms", "--cache-bytes", "0", "--max-predictions", "16"];
+    let (host, _store) = Host::with_iris(&options).await;
     assert_eq!(host.upload("large", "1", onnx_file::identity(1, &[250_000])).await.0, 201);
     let narrow = Channel::from_shared(host.url.clone()).unwrap().initial_stream_window_size(65_535);
     let mut client = GrpcInferenceServiceClient::new(narrow.connect().await.unwrap());
     let large = request("large", &[(input("x", "FP32", &[250_000]), vec![0; 1_000_000].into())]);
     let requests = futures_util::StreamExt::chain(tokio_stream::iter(vec![large; 8]), tokio_stream::pending());
+    // All the places of streams but this one's.
+    let places: Vec<_> = (1..16).map(|_| host.app.admit_stream().unwrap()).collect();
     let mut answers = client.model_stream_infer(requests).await.unwrap().into_inner();
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    until("the stream is ended", async || host.app.admit_stream().is_ok()).await;
+    drop(places);
     let ended = loop {
-        match tokio::time::timeout(Duration::from_secs(10), answers.message()).await.expect("it is ended") {
+        match tokio::time::timeout(Duration::from_secs(60), answers.message()).await.expect("it is ended") {
             Ok(answer) => assert!(answer.is_some()),
             Err(ended) => break ended,
         }

@@ -1,5 +1,6 @@
 //! The image way: by URL, as a file, as the raw body, as a data URL; and `POST /upload`.
 
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
@@ -7,7 +8,7 @@ use reqwest::multipart::{Form, Part};
 use serde_json::{Value, json};
 
 use crate::onnx_file;
-use crate::pictures::{Pictures, bomb};
+use crate::pictures::{BOMB, Pictures};
 use crate::support::{Host, answer, bundle, error_message, fixture, repository_root};
 
 /// A host with the bundled models and plugins, and a server of pictures it may fetch from.
@@ -86,6 +87,8 @@ async fn a_private_address_that_was_not_granted_is_403_and_names_the_option() {
 #[tokio::test]
 async fn what_is_no_picture_is_the_clients_fault() {
     let (host, pictures, _store) = host_and_pictures().await;
+    // Making it takes longer than a fetch may.
+    LazyLock::force(&BOMB);
     for (name, status, expected) in [
         ("missing.jpg", 400, "404"),
         ("gone.jpg", 400, "410"),
@@ -106,7 +109,7 @@ async fn what_is_no_picture_is_the_clients_fault() {
         let (status, answer) = host.predict(body).await;
         assert_eq!(status, 400, "{answer}");
     }
-    let bomb = host.client.post(format!("{}/predict", host.url)).header("content-type", "image/png").body(bomb());
+    let bomb = host.client.post(format!("{}/predict", host.url)).header("content-type", "image/png").body(BOMB.clone());
     assert_eq!(bomb.send().await.unwrap().status(), 400);
     let truncated = image("cat.jpg")[..200].to_vec();
     let truncated =

@@ -95,7 +95,7 @@ async fn an_answer_over_http2_that_nobody_takes_ends_its_connection() {
 #[tokio::test]
 async fn a_connection_that_only_answers_pings_gives_its_place_back_and_streams_on_it_go_on() {
     let store = store_with_iris();
-    let options = ["--listen", "127.0.0.1:0", "--idle-timeout", "300ms", "--max-connections", "1"];
+    let options = ["--listen", "127.0.0.1:0", "--idle-timeout", "2s", "--max-connections", "1"];
     let process = Process::start(store.path(), &options, &[], store.path());
     let mut client = GrpcInferenceServiceClient::new(channel(&process.url("")).await);
     let (requests, open) = tokio::sync::mpsc::channel(1);
@@ -104,7 +104,7 @@ async fn a_connection_that_only_answers_pings_gives_its_place_back_and_streams_o
     let mut answers = client.model_stream_infer(open).await.unwrap().into_inner();
     assert!(answers.message().await.unwrap().is_some());
     // Longer than a connection may be silent.
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
     requests.send(iris_request()).await.unwrap();
     assert!(answers.message().await.unwrap().is_some());
     drop(requests);

@@ -168,7 +168,7 @@ async fn a_client_that_stops_sending_is_let_go() {
 
 #[tokio::test]
 async fn a_body_that_trickles_in_does_not_hold_a_place_for_ever() {
-    let (host, _store) = Host::with_iris(&["--predict-timeout", "400ms", "--max-predictions", "1"]).await;
+    let (host, _store) = Host::with_iris(&["--predict-timeout", "3s", "--max-predictions", "1"]).await;
     let trickle = futures_util::stream::unfold((), |()| async {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         Some((Ok::<_, std::io::Error>(" "), ()))

@@ -1,8 +1,8 @@
 //! A web server of pictures, good and bad, on a free port of this machine.
 
 use std::io::Write;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use axum::Router;
@@ -53,7 +53,7 @@ async fn picture(State(asked): State<Arc<AtomicUsize>>, Path(name): Path<String>
             let chunks = stream::iter((0..10_240).map(move |_| Ok::<_, std::io::Error>(zeros.clone())));
             ([(header::CONTENT_TYPE, "image/jpeg")], Body::from_stream(chunks)).into_response()
         }
-        "bomb.png" => ([(header::CONTENT_TYPE, "image/png")], bomb()).into_response(),
+        "bomb.png" => ([(header::CONTENT_TYPE, "image/png")], BOMB.clone()).into_response(),
         "moved.jpg" => (StatusCode::FOUND, [(header::LOCATION, "/cat.jpg")]).into_response(),
         "moved-away.jpg" => (StatusCode::FOUND, [(header::LOCATION, "http://[::1]:9/cat.jpg")]).into_response(),
         "slow.jpg" => {
@@ -72,7 +72,9 @@ fn file(name: &str) -> Response {
 }
 
 /// A valid greyscale PNG of 30,000×30,000 pixels, 900 MB decoded, in a file of under 1 MB.
-pub fn bomb() -> Vec<u8> {
+pub static BOMB: LazyLock<Vec<u8>> = LazyLock::new(bomb);
+
+fn bomb() -> Vec<u8> {
     const SIDE: u32 = 30_000;
     let mut header = Vec::new();
     header.extend_from_slice(&SIDE.to_be_bytes());

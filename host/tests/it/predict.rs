@@ -207,7 +207,7 @@ async fn a_body_over_the_limit_is_413_and_names_the_option() {
 #[tokio::test]
 async fn a_run_that_nobody_waits_for_any_more_is_ended() {
     // One worker: it serves again only if the endless run before was ended.
-    let (host, _store) = Host::with_iris(&["--predict-timeout", "1s"]).await;
+    let (host, _store) = Host::with_iris(&["--predict-timeout", "5s"]).await;
     let (status, uploaded) = host.upload("loop", "1", onnx_file::counting_loop()).await;
     assert_eq!(status, 201, "{uploaded}");
     let ask = |trips: u64| json!({ "model_id": "loop", "inputs": { "trips": trips, "x": [0.5] } });

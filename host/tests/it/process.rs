@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::binary::{Process, client};
 use crate::pictures::Pictures;
-use crate::support::{bundle, iris, store_with_iris};
+use crate::support::{bundle, iris, store_with_iris, until};
 
 #[tokio::test]
 async fn every_line_of_a_request_is_json_with_its_id() {
@@ -39,9 +39,7 @@ async fn sigterm_lets_the_running_request_end_and_exits_with_0() {
     let mut process = Process::start(store.path(), &options, &[], store.path());
     let body = json!({ "image_url": pictures.url("slow.jpg") });
     let running = tokio::spawn(client().post(process.url("/predict")).json(&body).send());
-    while pictures.count() == 0 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until("the picture is asked for", async || pictures.count() > 0).await;
     process.terminate();
     let response = running.await.unwrap().unwrap();
     assert_eq!(response.status(), 200);
@@ -56,8 +54,13 @@ async fn a_request_longer_than_the_drain_timeout_is_cut_off_and_the_exit_is_0_al
     let options = ["--listen", "127.0.0.1:0", "--drain-timeout", "300ms"];
     let mut process = Process::start(store.path(), &options, &[], store.path());
     let mut stream = TcpStream::connect(&process.address).unwrap();
-    stream.write_all(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{").unwrap();
-    std::thread::sleep(Duration::from_millis(200));
+    stream
+        .write_all(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\nexpect: 100-continue\r\n\r\n")
+        .unwrap();
+    // Said once the handler wants the body.
+    let mut wanted = [0; 12];
+    stream.read_exact(&mut wanted).unwrap();
+    assert_eq!(&wanted, b"HTTP/1.1 100");
     process.terminate();
     assert_eq!(process.child.wait().unwrap().code(), Some(0));
     process.wait_for("drain timeout: requests still running are cut off (--drain-timeout)");
@@ -66,7 +69,7 @@ async fn a_request_longer_than_the_drain_timeout_is_cut_off_and_the_exit_is_0_al
 #[tokio::test]
 async fn half_a_head_and_a_silent_connection_are_closed_and_give_their_places_back() {
     let store = store_with_iris();
-    let options = ["--listen", "127.0.0.1:0", "--idle-timeout", "300ms", "--max-connections", "2"];
+    let options = ["--listen", "127.0.0.1:0", "--idle-timeout", "2s", "--max-connections", "2"];
     let process = Process::start(store.path(), &options, &[], store.path());
     let mut half = TcpStream::connect(&process.address).unwrap();
     half.write_all(b"POST /predict HTTP/1.1\r\nhost").unwrap();
@@ -74,7 +77,7 @@ async fn half_a_head_and_a_silent_connection_are_closed_and_give_their_places_ba
     // Both places are taken; the request is served as soon as one is given back.
     assert_eq!(client().get(process.url("/health")).send().await.unwrap().status(), 200);
     for stream in [&mut half, &mut silent] {
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         stream.read_to_end(&mut Vec::new()).unwrap();
     }
 }
@@ -87,9 +90,8 @@ async fn sigterm_while_models_load_ends_with_0() {
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     let mut log = BufReader::new(child.stdout.take().unwrap());
     // The plugin is being compiled as soon as the store is there.
-    while !store.path().join(".lock").exists() {
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    let lock = store.path().join(".lock");
+    until("the store is locked", async || lock.exists()).await;
     assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
     assert_eq!(child.wait().unwrap().code(), Some(0));
     let mut text = String::new();

@@ -17,7 +17,7 @@ use tonic_health::pb::health_client::HealthClient;
 
 use crate::grpc::{channel, client};
 use crate::onnx_file::{self, external_weight, model, node, value};
-use crate::support::{Host, answer, error_message, iris};
+use crate::support::{Host, answer, error_message, iris, until};
 
 async fn post(host: &Host, path: &str, body: Value) -> (u16, Value) {
     answer(host.post(&format!("/v2/repository/{path}"), body).await).await
@@ -60,14 +60,10 @@ async fn a_load_keeps_its_place_when_its_client_goes_away() {
     call.abort();
     let path = "/inference.GRPCInferenceService/RepositoryModelLoad";
     let gone = format!("http_requests_total{{endpoint=\"{path}\",method=\"POST\",status=\"499\"}}");
-    while host.metric(&gone).await != Some(1.0) {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until("the call is counted as left", async || host.metric(&gone).await == Some(1.0)).await;
     assert!(host.app.admit_upload().is_err(), "the load goes on, and somebody else has its place");
     release.send(()).unwrap();
-    while host.app.admit_upload().is_err() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until("its place is free", async || host.app.admit_upload().is_ok()).await;
 }
 
 #[tokio::test]

@@ -46,7 +46,8 @@ impl S3 {
             writeln!(std::io::stderr(), "SKIPPED: {MOTO} is not set; `cargo xtask test` sets it where Python is").ok();
             return None;
         };
-        let address = StdListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        // Not where the other tests listen: the port is free until the server is up, some seconds from now.
+        let address = StdListener::bind("127.0.0.2:0").unwrap().local_addr().unwrap();
         let line = Line::to(address).await;
         let s3 = S3 { server: serve(&program, address), program, address, line };
         s3.make_bucket().await;
@@ -119,7 +120,7 @@ impl S3 {
 
     /// The answer to a request, from when the server is up.
     async fn answers(&self, request: reqwest::RequestBuilder) -> reqwest::Response {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_secs(300);
         loop {
             match request.try_clone().unwrap().send().await {
                 Ok(answer) => return answer,

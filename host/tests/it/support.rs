@@ -13,6 +13,9 @@ use reqwest::{Client, Response};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
+/// For what is sure to come, on a machine that is slow and has other tests to run: some compile plugins for minutes.
+pub const PATIENCE: Duration = Duration::from_secs(300);
+
 /// A running host. Its tasks end with the test's runtime, its store with this value.
 pub struct Host {
     pub url: String,
@@ -82,7 +85,7 @@ impl Host {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(server::serve_on(listener, app.clone(), std::future::pending()));
-        Host { url, app, client: Client::builder().no_proxy().build().unwrap() }
+        Host { url, app, client: Client::builder().no_proxy().timeout(4 * PATIENCE).build().unwrap() }
     }
 
     /// A host with iris, and a store that nobody else has.
@@ -134,7 +137,7 @@ impl Host {
 
 /// Waits until something is so, and fails the test where it does not come to be.
 pub async fn until(what: &str, is_so: impl AsyncFn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + PATIENCE;
     while !is_so().await {
         assert!(Instant::now() < deadline, "it never came to be that {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use model_nexus::model::Entry;
 use serde_json::{Value, json};
 
-use crate::support::{Host, answer, error_message, fixture, iris};
+use crate::support::{Host, answer, error_message, fixture, iris, until};
 
 /// A model with iris' input whose answers differ from iris' own: versions are told apart by what they say.
 fn zipmap() -> Vec<u8> {
@@ -144,9 +144,7 @@ async fn a_shadow_version_gets_copies_whose_answers_nobody_sees() {
         assert_eq!(serving(&host, ask()).await, "1");
     }
     let copies = "nexus_shadow_predictions_total{model=\"iris\",outcome=\"ok\",version=\"2\"}";
-    while host.metric(copies).await != Some(20.0) {
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    until("all copies have run", async || host.metric(copies).await == Some(20.0)).await;
     assert_eq!(
         host.metric("nexus_shadow_answers_total{answer=\"same\",model=\"iris\",version=\"2\"}").await,
         Some(20.0)
@@ -372,8 +370,6 @@ async fn a_model_whose_configuration_is_damaged_does_not_serve_without_it() {
     assert_eq!(status, 503);
     assert!(error_message(&refused).contains("model.toml is not readable"), "{refused}");
     std::fs::write(&file, whole).unwrap();
-    while again.predict(ask()).await.0 != 200 {
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    until("it is readable again", async || again.predict(ask()).await.0 == 200).await;
     assert_eq!(serving(&again, ask()).await, "1");
 }

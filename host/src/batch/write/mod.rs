@@ -8,7 +8,7 @@ mod parquet;
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
@@ -64,7 +64,11 @@ impl Pieces {
 
     /// Ends with an error, so that whoever reads knows that something is missing.
     fn fail(&mut self, error: &Error) {
-        // The connection is cut at once, so what was written before has to be on its way.
+        // The connection is cut at once, so what was written before has to be taken, and on its way.
+        let begun = Instant::now();
+        while self.sender.capacity() < self.sender.max_capacity() && begun.elapsed() < self.patience {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         std::thread::sleep(BEFORE_CUT);
         // Who is gone misses nothing.
         self.deliver(Err(io::Error::other(error.message.clone()))).ok();

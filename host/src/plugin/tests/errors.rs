@@ -30,13 +30,13 @@ fn row(config: &str, limit: &'static str, option: &'static str) -> Row {
 }
 
 fn rows() -> Vec<Row> {
-    let wait = PluginLimits { wall_time: Duration::from_millis(300), ..small_limits() };
+    let wait = PluginLimits { wall_time: Duration::from_secs(3), ..small_limits() };
     vec![
         row(r#""do": "memory""#, "used more than 64 MiB of memory", "plugin-memory-bytes"),
         row(r#""do": "loop""#, "ran longer than 300 ms of processor time", "plugin-cpu-time"),
         row(r#""do": "huge-output""#, "returned more than 4 MiB", "plugin-output-bytes"),
         row(r#""do": "log-huge", "count": 8000000"#, "handed the host more than 4 MiB", "plugin-output-bytes"),
-        Row { limits: wait, ..row(r#""do": "sleep""#, "took longer than 300 ms", "plugin-wall-time") },
+        Row { limits: wait, ..row(r#""do": "sleep""#, "took longer than 3 s", "plugin-wall-time") },
     ]
 }
 
@@ -48,12 +48,12 @@ fn fetch_rows(large: SocketAddr, silent: SocketAddr) -> Vec<Row> {
         code,
         ..row(&format!(r#""do": "fetch", "url": "http://{server}/""#), limit, option)
     };
-    let patient = PluginLimits { fetch_time: Duration::from_secs(60), ..small_limits() };
+    let hurried = PluginLimits { fetch_time: Duration::from_millis(800), ..small_limits() };
     let none = PluginLimits { fetches: 0, ..small_limits() };
     let upload = format!(r#""do": "fetch-raw", "url": "http://{silent}/", "count": 5000"#);
     vec![
-        fetch(large, ErrorCode::TooLarge, patient, "answered it with more than 4 KiB", "plugin-fetch-bytes"),
-        fetch(silent, ErrorCode::DeadlineExceeded, small_limits(), "took longer than 800 ms", "plugin-fetch-time"),
+        fetch(large, ErrorCode::TooLarge, small_limits(), "answered it with more than 4 KiB", "plugin-fetch-bytes"),
+        fetch(silent, ErrorCode::DeadlineExceeded, hurried, "took longer than 800 ms", "plugin-fetch-time"),
         fetch(silent, ErrorCode::PluginFailed, none, "sent more than 0 HTTP requests", "plugin-fetches"),
         Row {
             config: upload,
