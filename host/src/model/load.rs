@@ -19,7 +19,7 @@ use super::repository::{Entry, Repository, RepositoryError, Sidecar};
 use super::runner::WarmUp;
 use super::runtime::Runtime;
 use super::spec::{InputSpec, input_specs, zeros};
-use super::worker::Workers;
+use super::worker::{Workers, give_memory_back};
 use crate::config::{Config, EngineConfig};
 use crate::error::{Error, ErrorCode, Result};
 use crate::metrics::Metrics;
@@ -136,6 +136,8 @@ impl Models {
         // What goes wrong with one is in the log, and in its state.
         let loads = stream::iter(cold).map(|known| async move { self.ready(&known.entry()).await.ok() });
         loads.buffer_unordered(cores).collect::<Vec<_>>().await;
+        // What reading models and binding plugins left. Nobody waits for these threads yet.
+        give_memory_back();
     }
 
     /// The version, loaded if it is not. However many ask at once, it is loaded once.

@@ -311,10 +311,10 @@ fn side_by_side<T: Send>(count: usize, make: impl Fn() -> Result<T> + Sync) -> R
 /// otherwise, and with every load a few more lie between what is still in use.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[allow(unsafe_code)]
-fn give_memory_back() {
+pub(super) fn give_memory_back() {
     // SAFETY: takes no pointer, and may be called by any thread at any time.
     unsafe { libc::malloc_trim(0) };
 }
 
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-fn give_memory_back() {}
+pub(super) fn give_memory_back() {}
