@@ -498,7 +498,7 @@ fn data_files(model: &Path) -> Result<Vec<String>> {
 }
 
 /// The sidecar of a file that came without one.
-async fn describe(entry: &Entry, file: &Path) -> Result<Sidecar> {
+pub(super) async fn describe(entry: &Entry, file: &Path) -> Result<Sidecar> {
     let described = on_file(file, |file| {
         let metadata = onnx::read_file(file)?;
         let (sha256, size) = hash(file)?;

@@ -101,10 +101,14 @@ impl Models {
     /// Forgets versions that the store has no more. What came here while the store was being listed is not in the list yet.
     async fn forget_removed(&self, snapshot: &Snapshot, began: Instant) {
         let there: BTreeSet<Entry> = snapshot.entries().collect();
-        for known in self.registry.list() {
-            if known.known_since < began && !there.contains(&known.entry()) {
-                self.forget(&known.entry(), "removed from the store").await;
-            }
+        let is_gone = |known: &KnownVersion| known.known_since < began && !there.contains(&known.entry());
+        if !self.registry.list().iter().any(is_gone) {
+            return;
+        }
+        // Nobody is to put one back in its place that is gone.
+        let Ok(_change) = self.changes.acquire().await else { return };
+        for known in self.registry.list().iter().filter(|known| is_gone(known)) {
+            self.forget(&known.entry(), "removed from the store").await;
         }
     }
 
@@ -143,6 +147,9 @@ impl Models {
                     // What serves goes on until it can be told what takes its place.
                     return;
                 }
+                // Not while somebody puts the version before back in its place, to be run in another way or with other plugins:
+                // it would serve on under the marks of this one.
+                let Ok(_change) = self.changes.acquire().await else { return };
                 self.forget(&entry, "changed in the store").await;
                 self.registry.know(anew);
             }
@@ -221,5 +228,70 @@ impl Models {
             }
             (false, _) => {}
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::Path;
+
+    use clap::Parser;
+
+    use super::super::Runtime;
+    use super::super::admission::Batching;
+    use super::super::repository::{Repository, Sidecar, describe};
+    use super::*;
+    use crate::app::App;
+    use crate::config::{Cli, Command};
+
+    const IRIS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/iris/1/model.onnx");
+
+    fn iris() -> Entry {
+        Entry { id: "iris".to_owned(), version: "1".to_owned() }
+    }
+
+    /// iris as another host uploads it, with something appended to its file. Answers with its sha256.
+    async fn upload(repository: &Repository, appended: &[u8]) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("model.onnx");
+        std::fs::write(&file, [&std::fs::read(IRIS).unwrap(), appended].concat()).unwrap();
+        let sidecar = describe(&iris(), &file).await.unwrap();
+        // Tried already: the tests' binary tries no models.
+        let sidecar = Sidecar { session_bytes: Some(0), batching: Some(Batching::off("")), ..sidecar };
+        repository.publish(&sidecar, None, folder.path()).await.unwrap();
+        sidecar.sha256
+    }
+
+    async fn host(store: &Path) -> Models {
+        let arguments = ["model-nexus", "serve", "--store", store.to_str().unwrap(), "--store-poll", "0s"];
+        let Command::Serve(mut config) = Cli::try_parse_from(arguments).unwrap().command else { unreachable!() };
+        config.bundle = None;
+        let runtime = Runtime::load(config.onnxruntime.library()).unwrap();
+        App::start(*config, runtime).await.unwrap().models
+    }
+
+    #[tokio::test]
+    async fn a_version_that_is_replaced_while_it_comes_to_run_in_another_way_is_not_served_on() {
+        let store = tempfile::tempdir().unwrap();
+        let models = host(store.path()).await;
+        upload(&models.repository, b"").await;
+        models.look_at_store().await.unwrap();
+        let before = models.ready(&iris()).await.unwrap();
+
+        let change = models.changes.acquire().await.unwrap();
+        models.repository.remove(&iris()).await.unwrap();
+        // Field 6 of the file: a description.
+        let sha256 = upload(&models.repository, &[0x32, 1, b'a']).await;
+        let looking = tokio::spawn({
+            let models = models.clone();
+            async move { models.look_at_store().await }
+        });
+        // Long enough for it to find what is new, were it not to wait.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        models.registry.insert(ModelVersion { serial: ModelVersion::next_serial(), ..(*before).clone() });
+        drop(change);
+        looking.await.unwrap().unwrap();
+        assert_eq!(models.ready(&iris()).await.unwrap().info.sha256, sha256);
     }
 }
