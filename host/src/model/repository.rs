@@ -67,6 +67,10 @@ pub struct Sidecar {
 }
 
 impl Sidecar {
+    pub fn entry(&self) -> Entry {
+        Entry { id: self.id.clone(), version: self.version.clone() }
+    }
+
     /// Bytes of the model and its external data.
     pub fn total_bytes(&self) -> u64 {
         self.files.iter().fold(self.size, |sum, file| sum.saturating_add(file.size))
@@ -301,7 +305,7 @@ impl Repository {
         if !self.is_ours() {
             return;
         }
-        let entry = Entry { id: sidecar.id.clone(), version: sidecar.version.clone() };
+        let entry = sidecar.entry();
         // A store that cannot be written to serves all the same; the sidecar is made anew at the next start.
         if let Err(error) = self.replace_sidecar(&entry, sidecar).await {
             tracing::warn!(model = entry.id, version = entry.version, %error, "the sidecar was not kept");
@@ -343,15 +347,19 @@ impl Repository {
     /// # Errors
     /// [`RepositoryError::Exists`], or the store's; nothing of the version is left then.
     pub async fn publish(&self, sidecar: &Sidecar, labels: Option<&Bytes>, folder: &Path) -> Result<String> {
-        let entry = Entry { id: sidecar.id.clone(), version: sidecar.version.clone() };
+        let entry = sidecar.entry();
         self.claim(&entry, sidecar).await?;
         let written = self.write(sidecar, labels, folder).await;
         if written.is_err()
-            && let Err(error) = self.remove(&entry).await
+            && let Err(error) = self.withdraw(sidecar).await
         {
             tracing::error!(model = entry.id, version = entry.version, %error, "a failed upload was left behind");
         }
         written
+    }
+
+    async fn withdraw(&self, sidecar: &Sidecar) -> Result<()> {
+        if self.reclaim(sidecar).await? { self.remove(&sidecar.entry()).await } else { Ok(()) }
     }
 
     /// Writes the files of a version that was claimed, the model last. Answers with its path.
@@ -359,24 +367,37 @@ impl Repository {
     /// # Errors
     /// The store's, or [`RepositoryError::BeingDeleted`] where somebody removed the model meanwhile.
     pub(super) async fn write(&self, sidecar: &Sidecar, labels: Option<&Bytes>, folder: &Path) -> Result<String> {
-        let entry = &Entry { id: sidecar.id.clone(), version: sidecar.version.clone() };
+        let entry = &sidecar.entry();
+        let deleted = || RepositoryError::BeingDeleted { id: entry.id.clone() };
         if let Some(labels) = labels {
             self.store.replace(&self.layout.of_version(entry, LABELS), labels.clone()).await?;
         }
-        for file in &sidecar.files {
-            let path = self.layout.of_version(entry, &file.path);
-            self.store.write_file(&path, &folder.join(&file.path)).await?;
+        for file in sidecar.files.iter().map(|file| file.path.as_str()).chain([MODEL]) {
+            let path = self.layout.of_version(entry, file);
+            if !self.store.write_file(&path, &folder.join(file), self.is_claimed(sidecar)).await? {
+                return Err(deleted());
+            }
         }
-        let path = self.layout.of_version(entry, MODEL);
-        self.store.write_file(&path, &folder.join(MODEL)).await?;
         // A deletion of the whole model may have taken the other files while the last one was on its way.
-        let claim = self.store.read(&self.layout.of_version(entry, SIDECAR)).await?;
-        let claim = claim.map(|json| self.read_sidecar(entry, &json)).transpose()?;
-        let is_claimed = claim.is_some_and(|claim| claim.uploaded_at == sidecar.uploaded_at);
-        if !is_claimed || self.store.read(&self.layout.of_model(&entry.id, TOMBSTONE)).await?.is_some() {
-            return Err(RepositoryError::BeingDeleted { id: entry.id.clone() });
+        let tombstone = self.layout.of_model(&entry.id, TOMBSTONE);
+        if !self.is_claimed(sidecar).await? || self.store.read(&tombstone).await?.is_some() {
+            return Err(deleted());
         }
-        Ok(path)
+        Ok(self.layout.of_version(entry, MODEL))
+    }
+
+    /// Whether the name that an upload claimed is still its own: the model may have been deleted meanwhile, and uploaded anew.
+    async fn is_claimed(&self, sidecar: &Sidecar) -> store::Result<bool> {
+        let path = self.layout.of_version(&sidecar.entry(), SIDECAR);
+        let claim = self.store.read(&path).await?.and_then(|json| serde_json::from_slice::<Sidecar>(&json).ok());
+        Ok(claim.is_some_and(|claim| claim.uploaded_at == sidecar.uploaded_at))
+    }
+
+    /// Whether what lies under the name of a failed upload is its own to remove. Where a deletion took its claim the name is
+    /// claimed once more: nobody else is to claim it amid the removal.
+    pub(super) async fn reclaim(&self, sidecar: &Sidecar) -> Result<bool> {
+        let path = self.layout.of_version(&sidecar.entry(), SIDECAR);
+        Ok(self.is_claimed(sidecar).await? || self.store.create(&path, to_json(sidecar)?).await?)
     }
 
     /// Publishes a version from a folder of the bundle, where files have their names of the store.

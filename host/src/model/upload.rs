@@ -66,14 +66,14 @@ impl Models {
     /// Publishes a checked version, and makes it serve. Its name is claimed first: what is set for it and was not published in
     /// the end is taken back, here or by the next start.
     async fn publish(&self, model: ModelVersion, new: &NewModel) -> Result<Arc<ModelVersion>> {
-        let entry = Entry { id: new.id.clone(), version: new.version.clone() };
         let before = self.repository.config(&new.id).await?;
-        self.repository.claim(&entry, &model.info).await?;
+        let info = Arc::clone(&model.info);
+        self.repository.claim(&info.entry(), &info).await?;
         let published = self.publish_claimed(model, new).await;
         if published.is_err()
-            && let Err(error) = self.withdraw(&entry, new, &before).await
+            && let Err(error) = self.withdraw(&info, new, &before).await
         {
-            tracing::error!(model = entry.id, version = entry.version, %error, "a failed upload was left behind");
+            tracing::error!(model = info.id, version = info.version, %error, "a failed upload was left behind");
         }
         published
     }
@@ -109,8 +109,12 @@ impl Models {
     }
 
     /// Takes back what a failed upload left, and nothing that others changed meanwhile.
-    async fn withdraw(&self, entry: &Entry, new: &NewModel, before: &ModelConfig) -> Result<()> {
+    async fn withdraw(&self, info: &Sidecar, new: &NewModel, before: &ModelConfig) -> Result<()> {
         let _change = self.changes.acquire().await.map_err(Error::internal)?;
+        if !self.repository.reclaim(info).await? {
+            return Ok(());
+        }
+        let entry = &info.entry();
         let Some(pipeline) = &new.pipeline else { return Ok(self.repository.remove(entry).await?) };
         self.change_config(&entry.id, |config| {
             let own = config.version_mut(&entry.version);
