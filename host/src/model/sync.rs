@@ -129,9 +129,9 @@ impl Models {
                 self.registry.know(known);
             }
             Ok(known) => {
-                let before = known.marks.clone();
-                let has_changed = before.as_ref().is_some_and(|before| *before != marks);
-                let is_replaced = before.is_some_and(|before| before.is_replaced_by(&marks));
+                let has_changed = known.marks.as_ref().is_some_and(|before| *before != marks);
+                // The store went away meanwhile: it is looked at again with the store.
+                let Ok(is_replaced) = self.is_replaced(&known, &marks).await else { return };
                 let may_serve_now = match &known.state {
                     State::Failed(error) => new_plugins || has_changed || error.code == ErrorCode::NotReady,
                     // Its first load came to nothing, and nobody asks for it by itself.
@@ -157,6 +157,24 @@ impl Models {
         // How it ends is in the log and in its state.
         let models = self.clone();
         tokio::spawn(async move { models.ready(&entry).await.ok() });
+    }
+
+    /// Whether a version was removed and uploaded anew since it came here.
+    async fn is_replaced(
+        &self,
+        known: &KnownVersion,
+        now: &VersionMarks,
+    ) -> std::result::Result<bool, RepositoryError> {
+        if let Some(before) = &known.marks {
+            return Ok(before.is_replaced_by(now));
+        }
+        // It was uploaded here and not seen in the store yet: another host may have been quicker than this look.
+        match self.repository.describe(&known.entry()).await {
+            Ok(stored) => Ok(known.info.as_ref().is_some_and(|info| info.uploaded_at != stored.uploaded_at)),
+            Err(error @ RepositoryError::Store(_)) => Err(error),
+            // What is damaged serves on.
+            Err(_) => Ok(false),
+        }
     }
 
     /// Takes over what another host set for a model: its traffic, what is unloaded, and its plugins.
@@ -235,6 +253,7 @@ impl Models {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::path::Path;
+    use std::sync::OnceLock;
 
     use clap::Parser;
 
@@ -267,8 +286,10 @@ mod tests {
         let arguments = ["model-nexus", "serve", "--store", store.to_str().unwrap(), "--store-poll", "0s"];
         let Command::Serve(mut config) = Cli::try_parse_from(arguments).unwrap().command else { unreachable!() };
         config.bundle = None;
-        let runtime = Runtime::load(config.onnxruntime.library()).unwrap();
-        App::start(*config, runtime).await.unwrap().models
+        // ONNX Runtime allows one environment a process.
+        static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+        let runtime = RUNTIME.get_or_init(|| Runtime::load(config.onnxruntime.library()).unwrap());
+        App::start(*config, runtime.clone()).await.unwrap().models
     }
 
     #[tokio::test]
@@ -292,6 +313,27 @@ mod tests {
         models.registry.insert(ModelVersion { serial: ModelVersion::next_serial(), ..(*before).clone() });
         drop(change);
         looking.await.unwrap().unwrap();
+        assert_eq!(models.ready(&iris()).await.unwrap().info.sha256, sha256);
+    }
+
+    #[tokio::test]
+    async fn an_upload_that_another_host_replaced_before_the_next_look_at_the_store_is_not_served_on() {
+        let store = tempfile::tempdir().unwrap();
+        let models = host(store.path()).await;
+        upload(&models.repository, b"").await;
+        models.look_at_store().await.unwrap();
+        let uploaded = models.ready(&iris()).await.unwrap();
+        // As an upload to this host leaves it.
+        models.registry.forget(&iris());
+        models.registry.insert((*uploaded).clone());
+        models.look_at_store().await.unwrap();
+        assert_eq!(models.ready(&iris()).await.unwrap().serial, uploaded.serial, "what is the store's serves on");
+
+        models.registry.forget(&iris());
+        models.registry.insert((*uploaded).clone());
+        models.repository.remove(&iris()).await.unwrap();
+        let sha256 = upload(&models.repository, &[0x32, 1, b'a']).await;
+        models.look_at_store().await.unwrap();
         assert_eq!(models.ready(&iris()).await.unwrap().info.sha256, sha256);
     }
 }

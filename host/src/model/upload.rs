@@ -96,6 +96,8 @@ impl Models {
         model = self.with_current_engine(model, config.engine_of(&new.version)).await?;
         self.bind_to_current(&mut model, config.pipeline_of(&new.version)).await?;
         let model = self.registry.insert(model);
+        // Another host may have put another in its place since it was written, and that one be known here.
+        self.registry.note(&model.info.entry(), |known| known.marks = None);
         tracing::info!(model = model.id(), version = model.version(), bytes = model.info.size, "model uploaded");
         Ok(model)
     }
