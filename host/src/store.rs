@@ -286,13 +286,23 @@ impl Store {
     }
 
     /// Writes a file's content as an object, which is visible only when all of it is written. A file in
-    /// [`Store::scratch`] of a folder is moved; any other, and into an object store, is copied in parts.
-    pub async fn write_file(&self, path: &str, file: &FilePath) -> Result<()> {
+    /// [`Store::scratch`] of a folder is moved; any other, and into an object store, is copied in parts. Returns false, and
+    /// writes nothing, where it is not `wanted` any more by then.
+    pub async fn write_file(
+        &self,
+        path: &str,
+        file: &FilePath,
+        wanted: impl Future<Output = Result<bool>>,
+    ) -> Result<bool> {
         if let Some(staged) = self.folder.as_ref().and_then(|folder| file.strip_prefix(folder).ok()?.to_str())
             && staged.starts_with(SCRATCH)
         {
             tokio::fs::File::open(file).await?.sync_all().await?;
-            return Ok(self.objects.rename(&parse(staged)?, &parse(path)?).await?);
+            let is_wanted = wanted.await?;
+            if is_wanted {
+                self.objects.rename(&parse(staged)?, &parse(path)?).await?;
+            }
+            return Ok(is_wanted);
         }
         let mut file = tokio::fs::File::open(file).await?;
         let upload = self.objects.put_multipart(&parse(path)?).await?;
@@ -313,8 +323,19 @@ impl Store {
             }
             writer.write(&chunk[..filled]);
         }
-        writer.finish().await?;
-        Ok(())
+        // Asked when the parts are there, which may take minutes.
+        let wanted = match writer.wait_for_capacity(0).await {
+            Ok(()) => wanted.await,
+            Err(error) => Err(error.into()),
+        };
+        match wanted {
+            Ok(true) => writer.finish().await?,
+            not_wanted => {
+                writer.abort().await?;
+                return not_wanted;
+            }
+        };
+        Ok(true)
     }
 
     /// Removes an object; one that is not there is no error.
@@ -410,7 +431,13 @@ mod tests {
         let source = folder.path().join("source");
         let content = vec![7u8; CHUNK_BYTES * 2 + 3];
         std::fs::write(&source, &content).unwrap();
-        store.write_file("models/a/1/model.onnx", &source).await.unwrap();
+        let write = async |wanted| {
+            let wanted = std::future::ready(Ok(wanted));
+            store.write_file("models/a/1/model.onnx", &source, wanted).await.unwrap()
+        };
+        assert!(!write(false).await);
+        assert!(store.list("models").await.unwrap().is_empty());
+        assert!(write(true).await);
         let listed = store.list("models").await.unwrap();
         assert_eq!(listed.len(), 1);
         assert_eq!((listed[0].path.as_str(), listed[0].size), ("models/a/1/model.onnx", content.len() as u64));

@@ -42,7 +42,7 @@ pub struct Models {
     pub(super) memory: Memory,
     pub(super) admission: Admission,
     pub(super) archive_limits: ArchiveLimits,
-    /// Held while what is bound to a model changes, or a version comes to serve: one at a time.
+    /// Held while what is bound to a model changes, or a version comes to serve or goes from the store: one at a time.
     pub(super) changes: Arc<Semaphore>,
     /// Time that a golden request may take.
     pub(super) predict_timeout: Duration,

@@ -17,6 +17,7 @@ mod load;
 mod memory;
 mod model_toml;
 mod provider;
+mod publish;
 mod queue;
 mod registry;
 mod reload;

@@ -98,7 +98,7 @@ impl Repository {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::path::Path;
+    use std::path::{Path, PathBuf};
 
     use bytes::Bytes;
     use tempfile::TempDir;
@@ -114,8 +114,9 @@ mod tests {
         (folder, Repository::of_store(store, "model").await.unwrap())
     }
 
-    async fn publish(repository: &Repository, id: &str, version: &str) -> Result<String> {
-        let folder = repository.scratch().join(format!("{id}-{version}"));
+    /// A version on its way in: its sidecar, and the folder with its model.
+    fn upload(repository: &Repository, id: &str, version: &str) -> (Sidecar, PathBuf) {
+        let folder = repository.scratch().join(uuid::Uuid::new_v4().to_string());
         std::fs::create_dir_all(&folder).unwrap();
         let file = folder.join("model.onnx");
         std::fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/../models/iris/1/model.onnx"), &file).unwrap();
@@ -132,6 +133,11 @@ mod tests {
             batching: None,
             metadata,
         };
+        (sidecar, folder)
+    }
+
+    async fn publish(repository: &Repository, id: &str, version: &str) -> Result<String> {
+        let (sidecar, folder) = upload(repository, id, version);
         repository.publish(&sidecar, Some(&Bytes::from_static(b"[]")), &folder).await
     }
 
@@ -195,6 +201,28 @@ mod tests {
         assert!(folder.path().join("models/a/1/model_info.json").exists());
         repository.tidy_at_start().await.unwrap();
         assert_eq!(files(&folder.path().join("models")), ["somebodys", "somebodys/1", "somebodys/1/notes"]);
+    }
+
+    #[tokio::test]
+    async fn an_upload_whose_name_another_has_by_now_leaves_that_one_as_it_is() {
+        let (store, repository) = repository().await;
+        let entry = Entry { id: "a".into(), version: "1".into() };
+        let (slow, folder) = upload(&repository, "a", "1");
+        std::fs::write(folder.join("model.onnx"), "slow").unwrap();
+        repository.claim(&entry, &slow).await.unwrap();
+        repository.remove_model("a").await.unwrap();
+        publish(&repository, "a", "1").await.unwrap();
+        let model = store.path().join("models/a/1/model.onnx");
+        let quick = std::fs::read(&model).unwrap();
+        let refused = repository.write(&slow, None, &folder).await.unwrap_err();
+        assert!(matches!(refused, RepositoryError::BeingDeleted { .. }), "{refused}");
+        assert!(std::fs::read(&model).unwrap() == quick);
+        assert!(!repository.reclaim(&slow).await.unwrap());
+        // Where nobody has the name it is the upload's own again, and taken back under it.
+        repository.remove_model("a").await.unwrap();
+        assert!(repository.reclaim(&slow).await.unwrap());
+        let refused = publish(&repository, "a", "1").await.unwrap_err();
+        assert!(matches!(refused, RepositoryError::Unfinished { .. }), "{refused}");
     }
 
     #[tokio::test]

@@ -1,9 +1,5 @@
 //! The store's layout of models, and the rule that makes a version visible: `models/<id>/<version>/model.onnx` is there.
-//!
-//! A version is published in three steps. The sidecar `model_info.json` is created first, and only if there is none: of
-//! two equal uploads one wins here. Then come the labels and the files that the model keeps weights in, and the model last,
-//! which the store shows whole or not at all. A sidecar without a model is an upload that did not end; a model without a
-//! sidecar came by hand and gets one.
+//! A model without a sidecar came by hand and gets one.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -16,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::admission::Batching;
 use super::incoming::named_files;
 use super::labels;
-use super::layout::{CONFIG, LABELS, Layout, MODEL, Place, SIDECAR, Snapshot, TOMBSTONE};
+use super::layout::{CONFIG, LABELS, Layout, MODEL, Place, SIDECAR, Snapshot};
 use super::model_toml::{ModelConfig, VersionConfig};
 use crate::digest::sha256_of_file;
 use crate::error::{Error, ErrorCode};
@@ -67,6 +63,10 @@ pub struct Sidecar {
 }
 
 impl Sidecar {
+    pub fn entry(&self) -> Entry {
+        Entry { id: self.id.clone(), version: self.version.clone() }
+    }
+
     /// Bytes of the model and its external data.
     pub fn total_bytes(&self) -> u64 {
         self.files.iter().fold(self.size, |sum, file| sum.saturating_add(file.size))
@@ -301,7 +301,7 @@ impl Repository {
         if !self.is_ours() {
             return;
         }
-        let entry = Entry { id: sidecar.id.clone(), version: sidecar.version.clone() };
+        let entry = sidecar.entry();
         // A store that cannot be written to serves all the same; the sidecar is made anew at the next start.
         if let Err(error) = self.replace_sidecar(&entry, sidecar).await {
             tracing::warn!(model = entry.id, version = entry.version, %error, "the sidecar was not kept");
@@ -335,92 +335,6 @@ impl Repository {
         }
         let latest = earlier.iter().max().copied().unwrap_or_else(Utc::now);
         Ok(latest + TimeDelta::microseconds(i64::try_from(earlier.len()).unwrap_or_default()))
-    }
-
-    /// Publishes a version from a folder with `model.onnx` and the files that the sidecar names. `labels` is a label file
-    /// as it came, checked before.
-    ///
-    /// # Errors
-    /// [`RepositoryError::Exists`], or the store's; nothing of the version is left then.
-    pub async fn publish(&self, sidecar: &Sidecar, labels: Option<&Bytes>, folder: &Path) -> Result<String> {
-        let entry = Entry { id: sidecar.id.clone(), version: sidecar.version.clone() };
-        self.claim(&entry, sidecar).await?;
-        let written = self.write(sidecar, labels, folder).await;
-        if written.is_err()
-            && let Err(error) = self.remove(&entry).await
-        {
-            tracing::error!(model = entry.id, version = entry.version, %error, "a failed upload was left behind");
-        }
-        written
-    }
-
-    /// Writes the files of a version that was claimed, the model last. Answers with its path.
-    ///
-    /// # Errors
-    /// The store's, or [`RepositoryError::BeingDeleted`] where somebody removed the model meanwhile.
-    pub(super) async fn write(&self, sidecar: &Sidecar, labels: Option<&Bytes>, folder: &Path) -> Result<String> {
-        let entry = &Entry { id: sidecar.id.clone(), version: sidecar.version.clone() };
-        if let Some(labels) = labels {
-            self.store.replace(&self.layout.of_version(entry, LABELS), labels.clone()).await?;
-        }
-        for file in &sidecar.files {
-            let path = self.layout.of_version(entry, &file.path);
-            self.store.write_file(&path, &folder.join(&file.path)).await?;
-        }
-        let path = self.layout.of_version(entry, MODEL);
-        self.store.write_file(&path, &folder.join(MODEL)).await?;
-        // A deletion of the whole model may have taken the other files while the last one was on its way.
-        let claim = self.store.read(&self.layout.of_version(entry, SIDECAR)).await?;
-        let claim = claim.map(|json| self.read_sidecar(entry, &json)).transpose()?;
-        let is_claimed = claim.is_some_and(|claim| claim.uploaded_at == sidecar.uploaded_at);
-        if !is_claimed || self.store.read(&self.layout.of_model(&entry.id, TOMBSTONE)).await?.is_some() {
-            return Err(RepositoryError::BeingDeleted { id: entry.id.clone() });
-        }
-        Ok(path)
-    }
-
-    /// Publishes a version from a folder of the bundle, where files have their names of the store.
-    ///
-    /// # Errors
-    /// As [`Repository::publish`], and a file that is not a model.
-    pub async fn import(&self, entry: &Entry, folder: &Path) -> Result<()> {
-        let sidecar = describe(entry, &folder.join(MODEL)).await?;
-        let labels = match tokio::fs::read(folder.join("labels.json")).await {
-            Ok(labels) => Some(Bytes::from(labels)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(error.into()),
-        };
-        self.publish(&sidecar, labels.as_ref(), folder).await?;
-        Ok(())
-    }
-
-    /// Creates the sidecar, if there is neither one nor a model.
-    ///
-    /// # Errors
-    /// [`RepositoryError::Exists`] and its like.
-    pub(super) async fn claim(&self, entry: &Entry, sidecar: &Sidecar) -> Result<()> {
-        if !self.layout.takes_uploads() {
-            return Err(RepositoryError::NoPlace);
-        }
-        let Entry { id, version } = entry.clone();
-        if !self.is_ours() && ["models", "plugins"].contains(&id.as_str()) {
-            return Err(RepositoryError::Reserved { id });
-        }
-        let (tombstone, model) = (self.layout.of_model(&id, TOMBSTONE), self.layout.of_version(entry, MODEL));
-        let objects = self.store.list(&self.layout.of_model(&id, "")).await?;
-        if objects.iter().any(|object| object.path == tombstone) {
-            return Err(RepositoryError::BeingDeleted { id });
-        }
-        // A model that came by hand may have no sidecar yet, and is not to be overwritten either.
-        if objects.iter().any(|object| object.path == model) {
-            return Err(RepositoryError::Exists { id, version });
-        }
-        let (path, json) = (self.layout.of_version(entry, SIDECAR), to_json(sidecar)?);
-        // Where the answer to a request was lost, the one that is there is this one.
-        if self.store.create(&path, json.clone()).await? || self.store.read(&path).await? == Some(json) {
-            return Ok(());
-        }
-        Err(RepositoryError::Unfinished { id, version })
     }
 
     /// What is set for a model; nothing where it has no `model.toml`.
@@ -498,7 +412,7 @@ fn data_files(model: &Path) -> Result<Vec<String>> {
 }
 
 /// The sidecar of a file that came without one.
-async fn describe(entry: &Entry, file: &Path) -> Result<Sidecar> {
+pub(super) async fn describe(entry: &Entry, file: &Path) -> Result<Sidecar> {
     let described = on_file(file, |file| {
         let metadata = onnx::read_file(file)?;
         let (sha256, size) = hash(file)?;

@@ -101,10 +101,14 @@ impl Models {
     /// Forgets versions that the store has no more. What came here while the store was being listed is not in the list yet.
     async fn forget_removed(&self, snapshot: &Snapshot, began: Instant) {
         let there: BTreeSet<Entry> = snapshot.entries().collect();
-        for known in self.registry.list() {
-            if known.known_since < began && !there.contains(&known.entry()) {
-                self.forget(&known.entry(), "removed from the store").await;
-            }
+        let is_gone = |known: &KnownVersion| known.known_since < began && !there.contains(&known.entry());
+        if !self.registry.list().iter().any(is_gone) {
+            return;
+        }
+        // Nobody is to put one back in its place that is gone.
+        let Ok(_change) = self.changes.acquire().await else { return };
+        for known in self.registry.list().iter().filter(|known| is_gone(known)) {
+            self.forget(&known.entry(), "removed from the store").await;
         }
     }
 
@@ -125,9 +129,9 @@ impl Models {
                 self.registry.know(known);
             }
             Ok(known) => {
-                let before = known.marks.clone();
-                let has_changed = before.as_ref().is_some_and(|before| *before != marks);
-                let is_replaced = before.is_some_and(|before| before.is_replaced_by(&marks));
+                let has_changed = known.marks.as_ref().is_some_and(|before| *before != marks);
+                // The store went away meanwhile: it is looked at again with the store.
+                let Ok(is_replaced) = self.is_replaced(&known, &marks).await else { return };
                 let may_serve_now = match &known.state {
                     State::Failed(error) => new_plugins || has_changed || error.code == ErrorCode::NotReady,
                     // Its first load came to nothing, and nobody asks for it by itself.
@@ -143,6 +147,9 @@ impl Models {
                     // What serves goes on until it can be told what takes its place.
                     return;
                 }
+                // Not while somebody puts the version before back in its place, to be run in another way or with other plugins:
+                // it would serve on under the marks of this one.
+                let Ok(_change) = self.changes.acquire().await else { return };
                 self.forget(&entry, "changed in the store").await;
                 self.registry.know(anew);
             }
@@ -150,6 +157,24 @@ impl Models {
         // How it ends is in the log and in its state.
         let models = self.clone();
         tokio::spawn(async move { models.ready(&entry).await.ok() });
+    }
+
+    /// Whether a version was removed and uploaded anew since it came here.
+    async fn is_replaced(
+        &self,
+        known: &KnownVersion,
+        now: &VersionMarks,
+    ) -> std::result::Result<bool, RepositoryError> {
+        if let Some(before) = &known.marks {
+            return Ok(before.is_replaced_by(now));
+        }
+        // It was uploaded here and not seen in the store yet: another host may have been quicker than this look.
+        match self.repository.describe(&known.entry()).await {
+            Ok(stored) => Ok(known.info.as_ref().is_some_and(|info| info.uploaded_at != stored.uploaded_at)),
+            Err(error @ RepositoryError::Store(_)) => Err(error),
+            // What is damaged serves on.
+            Err(_) => Ok(false),
+        }
     }
 
     /// Takes over what another host set for a model: its traffic, what is unloaded, and its plugins.
@@ -221,5 +246,94 @@ impl Models {
             }
             (false, _) => {}
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::Path;
+    use std::sync::OnceLock;
+
+    use clap::Parser;
+
+    use super::super::Runtime;
+    use super::super::admission::Batching;
+    use super::super::repository::{Repository, Sidecar, describe};
+    use super::*;
+    use crate::app::App;
+    use crate::config::{Cli, Command};
+
+    const IRIS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/iris/1/model.onnx");
+
+    fn iris() -> Entry {
+        Entry { id: "iris".to_owned(), version: "1".to_owned() }
+    }
+
+    /// iris as another host uploads it, with something appended to its file. Answers with its sha256.
+    async fn upload(repository: &Repository, appended: &[u8]) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("model.onnx");
+        std::fs::write(&file, [&std::fs::read(IRIS).unwrap(), appended].concat()).unwrap();
+        let sidecar = describe(&iris(), &file).await.unwrap();
+        // Tried already: the tests' binary tries no models.
+        let sidecar = Sidecar { session_bytes: Some(0), batching: Some(Batching::off("")), ..sidecar };
+        repository.publish(&sidecar, None, folder.path()).await.unwrap();
+        sidecar.sha256
+    }
+
+    async fn host(store: &Path) -> Models {
+        let arguments = ["model-nexus", "serve", "--store", store.to_str().unwrap(), "--store-poll", "0s"];
+        let Command::Serve(mut config) = Cli::try_parse_from(arguments).unwrap().command else { unreachable!() };
+        config.bundle = None;
+        // ONNX Runtime allows one environment a process.
+        static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+        let runtime = RUNTIME.get_or_init(|| Runtime::load(config.onnxruntime.library()).unwrap());
+        App::start(*config, runtime.clone()).await.unwrap().models
+    }
+
+    #[tokio::test]
+    async fn a_version_that_is_replaced_while_it_comes_to_run_in_another_way_is_not_served_on() {
+        let store = tempfile::tempdir().unwrap();
+        let models = host(store.path()).await;
+        upload(&models.repository, b"").await;
+        models.look_at_store().await.unwrap();
+        let before = models.ready(&iris()).await.unwrap();
+
+        let change = models.changes.acquire().await.unwrap();
+        models.repository.remove(&iris()).await.unwrap();
+        // Field 6 of the file: a description.
+        let sha256 = upload(&models.repository, &[0x32, 1, b'a']).await;
+        let looking = tokio::spawn({
+            let models = models.clone();
+            async move { models.look_at_store().await }
+        });
+        // Long enough for it to find what is new, were it not to wait.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        models.registry.insert(ModelVersion { serial: ModelVersion::next_serial(), ..(*before).clone() });
+        drop(change);
+        looking.await.unwrap().unwrap();
+        assert_eq!(models.ready(&iris()).await.unwrap().info.sha256, sha256);
+    }
+
+    #[tokio::test]
+    async fn an_upload_that_another_host_replaced_before_the_next_look_at_the_store_is_not_served_on() {
+        let store = tempfile::tempdir().unwrap();
+        let models = host(store.path()).await;
+        upload(&models.repository, b"").await;
+        models.look_at_store().await.unwrap();
+        let uploaded = models.ready(&iris()).await.unwrap();
+        // As an upload to this host leaves it.
+        models.registry.forget(&iris());
+        models.registry.insert((*uploaded).clone());
+        models.look_at_store().await.unwrap();
+        assert_eq!(models.ready(&iris()).await.unwrap().serial, uploaded.serial, "what is the store's serves on");
+
+        models.registry.forget(&iris());
+        models.registry.insert((*uploaded).clone());
+        models.repository.remove(&iris()).await.unwrap();
+        let sha256 = upload(&models.repository, &[0x32, 1, b'a']).await;
+        models.look_at_store().await.unwrap();
+        assert_eq!(models.ready(&iris()).await.unwrap().info.sha256, sha256);
     }
 }

@@ -66,14 +66,14 @@ impl Models {
     /// Publishes a checked version, and makes it serve. Its name is claimed first: what is set for it and was not published in
     /// the end is taken back, here or by the next start.
     async fn publish(&self, model: ModelVersion, new: &NewModel) -> Result<Arc<ModelVersion>> {
-        let entry = Entry { id: new.id.clone(), version: new.version.clone() };
         let before = self.repository.config(&new.id).await?;
-        self.repository.claim(&entry, &model.info).await?;
+        let info = Arc::clone(&model.info);
+        self.repository.claim(&info.entry(), &info).await?;
         let published = self.publish_claimed(model, new).await;
         if published.is_err()
-            && let Err(error) = self.withdraw(&entry, new, &before).await
+            && let Err(error) = self.withdraw(&info, new, &before).await
         {
-            tracing::error!(model = entry.id, version = entry.version, %error, "a failed upload was left behind");
+            tracing::error!(model = info.id, version = info.version, %error, "a failed upload was left behind");
         }
         published
     }
@@ -96,6 +96,8 @@ impl Models {
         model = self.with_current_engine(model, config.engine_of(&new.version)).await?;
         self.bind_to_current(&mut model, config.pipeline_of(&new.version)).await?;
         let model = self.registry.insert(model);
+        // Another host may have put another in its place since it was written, and that one be known here.
+        self.registry.note(&model.info.entry(), |known| known.marks = None);
         tracing::info!(model = model.id(), version = model.version(), bytes = model.info.size, "model uploaded");
         Ok(model)
     }
@@ -109,8 +111,12 @@ impl Models {
     }
 
     /// Takes back what a failed upload left, and nothing that others changed meanwhile.
-    async fn withdraw(&self, entry: &Entry, new: &NewModel, before: &ModelConfig) -> Result<()> {
+    async fn withdraw(&self, info: &Sidecar, new: &NewModel, before: &ModelConfig) -> Result<()> {
         let _change = self.changes.acquire().await.map_err(Error::internal)?;
+        if !self.repository.reclaim(info).await? {
+            return Ok(());
+        }
+        let entry = &info.entry();
         let Some(pipeline) = &new.pipeline else { return Ok(self.repository.remove(entry).await?) };
         self.change_config(&entry.id, |config| {
             let own = config.version_mut(&entry.version);

@@ -48,7 +48,7 @@ pub(super) async fn run(
         progress: Arc::clone(&watch.progress),
     };
     let mut answers = batch.start(feed, || {}).await.map_err(|error| error.to_string())?;
-    let mut output = Output::create(&options.out)?;
+    let mut output = Output::create(&options.out).await?;
     let write_all = async {
         while let Some(piece) = answers.try_next().await.map_err(|error| error.to_string())? {
             output.write(&piece).await?;

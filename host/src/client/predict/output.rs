@@ -1,6 +1,7 @@
-//! Where answers go: standard output, or a file that appears when it is whole.
+//! Where answers go: standard output, a file that appears when it is whole, or a device or pipe that is there already.
 
 use std::fs::Permissions;
+use std::io::{Error, ErrorKind};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -20,13 +21,26 @@ pub(super) struct Output {
 const BLOCK: usize = 1 << 20;
 
 impl Output {
-    pub(super) fn create(path: &Path) -> Result<Output, String> {
+    pub(super) async fn create(path: &Path) -> Result<Output, String> {
         if is_standard(path) {
             let writer: Box<dyn AsyncWrite + Send + Unpin> = Box::new(tokio::io::stdout());
             return Ok(Output { writer: BufWriter::with_capacity(BLOCK, writer), file: None });
         }
-        let cannot_write = |error: std::io::Error| format!("cannot write {}: {error}", path.display());
-        let path = std::path::absolute(path).map_err(cannot_write)?;
+        let cannot_write = |error: Error| format!("cannot write {}: {error}", path.display());
+        let mut path = std::path::absolute(path).map_err(cannot_write)?;
+        match path.metadata() {
+            // A device or a named pipe is no file to be replaced.
+            Ok(there) if !there.is_file() => {
+                let writer = File::options().write(true).open(&path).await.map_err(cannot_write)?;
+                return Ok(Output { writer: BufWriter::with_capacity(BLOCK, Box::new(writer)), file: None });
+            }
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(cannot_write(error)),
+            _ => {}
+        }
+        // A link stays: what it leads to is replaced, or is new. Links in a circle were an error above.
+        while let Ok(target) = path.read_link() {
+            path = path.parent().unwrap_or(Path::new("/")).join(target);
+        }
         let folder = path.parent().unwrap_or(Path::new("/"));
         // As any new file, not for this user alone.
         let mode = Permissions::from_mode(0o666);
@@ -54,5 +68,51 @@ impl Output {
             }
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::os::unix::fs::{FileTypeExt, symlink};
+
+    use super::*;
+
+    async fn write(path: &Path) {
+        let mut output = Output::create(path).await.unwrap();
+        output.write(b"rows").await.unwrap();
+        output.finish().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_link_stays_and_what_it_leads_to_has_the_rows() {
+        let folder = tempfile::tempdir().unwrap();
+        let [at, file, link, other] = ["at", "at/file", "link", "other"].map(|name| folder.path().join(name));
+        std::fs::create_dir(at).unwrap();
+        symlink("other", &link).unwrap();
+        symlink("at/file", &other).unwrap();
+        for before in [None, Some("before")] {
+            before.into_iter().for_each(|before| std::fs::write(&file, before).unwrap());
+            write(&link).await;
+            assert_eq!(std::fs::read(&file).unwrap(), b"rows");
+            assert!(link.is_symlink() && other.is_symlink());
+            std::fs::remove_file(&file).unwrap();
+        }
+        symlink("circle", folder.path().join("circle")).unwrap();
+        assert!(Output::create(&folder.path().join("circle")).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_named_pipe_gets_the_rows_and_stays_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        // Open for both, it lets the writer in and does not end before it is read.
+        let mut reader = std::fs::File::options().read(true).write(true).open(&pipe).unwrap();
+        write(&pipe).await;
+        assert!(pipe.metadata().unwrap().file_type().is_fifo());
+        let mut rows = [0; 4];
+        std::io::Read::read_exact(&mut reader, &mut rows).unwrap();
+        assert_eq!(&rows, b"rows");
     }
 }

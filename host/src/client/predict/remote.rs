@@ -39,7 +39,7 @@ pub(super) async fn run(
         }
         let rows = body(options, watch).await?;
         let response = api.batch(id, &query, [from.media_type(), to.media_type()], rows).await?;
-        let mut output = Output::create(&options.out)?;
+        let mut output = Output::create(&options.out).await?;
         let mut body = http::Response::<Body>::from(response).into_body();
         let (mut counts, mut count) = (None, RowCount::of(to));
         while let Some(frame) = body.frame().await {
