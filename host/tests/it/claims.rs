@@ -11,7 +11,8 @@ use crate::batch_tables::parquet;
 use crate::binary::{Process, client};
 use crate::onnx_file::{self, int, ints, node, value};
 use crate::parquet_file::{
-    BYTE_ARRAY, DELTA_LENGTH_BYTE_ARRAY, FLOAT, PLAIN, REPEATED, REQUIRED, group, leaf, of_page, of_schema, varint,
+    BYTE_ARRAY, DELTA_LENGTH_BYTE_ARRAY, FLOAT, PLAIN, REPEATED, REQUIRED, Struct, group, leaf, of_page, of_schema,
+    varint,
 };
 use crate::support::answer;
 
@@ -92,11 +93,24 @@ async fn a_parquet_file_that_claims_more_than_it_has_is_refused() {
     let many_columns = of_schema(vec![group("schema", most), leaf("x", FLOAT, REQUIRED)]);
     let nested = std::iter::repeat_n(group("x", 1), 200_000).chain([leaf("x", FLOAT, REQUIRED)]);
     let nested = of_schema(nested.collect());
+    // The library knows fields by their numbers, of which it takes the lower 16 bits, whatever their kind is.
+    let by_other_means = |group: fn(i64) -> Struct| {
+        let nested = std::iter::repeat_n(group(1), 200_000).chain([leaf("x", FLOAT, REQUIRED)]);
+        [of_schema(nested.collect()), of_schema(vec![group(i64::from(i32::MAX)), leaf("x", FLOAT, REQUIRED)])]
+    };
+    let [wide_nested, wide_columns] =
+        by_other_means(|children| Struct::default().i32(3, 0).text(4, "x").i64(5, children));
+    let [far_nested, far_columns] =
+        by_other_means(|children| Struct::default().i32(3, 0).text(4, "x").i32_at(65_541, children));
     for (model, file, expected) in [
         ("rows", long_list, "smaller pages"),
         ("words", many_lengths, "lengths of a page's texts are damaged"),
         ("rows", many_columns, "more columns than it has"),
         ("rows", nested, "nested too deep"),
+        ("rows", wide_nested, "footer is damaged"),
+        ("rows", wide_columns, "footer is damaged"),
+        ("rows", far_nested, "footer is damaged"),
+        ("rows", far_columns, "footer is damaged"),
     ] {
         let answer = batch(&process, model, file).await;
         assert!(answer.contains("not readable as Parquet") && answer.contains(expected), "{expected}: {answer}");

@@ -44,6 +44,13 @@ impl Struct {
         self.field(number, I64, &zigzag(value))
     }
 
+    /// A 32-bit integer in a field whose number is written out, whatever it is and whatever came before.
+    pub fn i32_at(mut self, number: i64, value: i64) -> Struct {
+        self.bytes.push(I32);
+        self.bytes.extend([zigzag(number), zigzag(value)].concat());
+        self
+    }
+
     pub fn text(self, number: u8, text: &str) -> Struct {
         self.field(number, BINARY, &[varint(text.len() as u64), text.as_bytes().to_vec()].concat())
     }

@@ -12,7 +12,8 @@ use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 use parquet::file::serialized_reader::SerializedPageReader;
 use parquet::schema::types::{ColumnDescPtr, ColumnDescriptor};
 
-use super::pages::{MOST_BYTES, Pages, varint, zigzag};
+use super::pages::{MOST_BYTES, Pages};
+use super::thrift::{varint, zigzag};
 
 /// Most memory that the values of lists may take whose pages are begun for the same rows: one row may have all of them, and
 /// with a few bytes a page says that it has two thousand million.

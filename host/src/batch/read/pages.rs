@@ -8,6 +8,8 @@ use bytes::Bytes;
 use parquet::errors::Result;
 use parquet::file::reader::{ChunkReader, Length};
 
+use super::thrift::varint;
+
 /// Most bytes that the pages which are unpacked at the same time take.
 pub(super) const MOST_BYTES: usize = 256 << 20;
 /// A page of this size is never too large; those of most writers have 1 MiB.
@@ -73,23 +75,6 @@ fn unpacked_size(header: &[u8]) -> Option<u64> {
     let (_type, rest) = varint(header.strip_prefix(&[NEXT_I32])?)?;
     let (zigzag, _) = varint(rest.strip_prefix(&[NEXT_I32])?)?;
     Some(zigzag / 2)
-}
-
-/// Seven bits a byte, the lowest first.
-pub(super) fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
-    let mut value = 0;
-    for (index, &byte) in bytes.iter().enumerate().take(10) {
-        value |= u64::from(byte & 0x7f) << (7 * index);
-        if byte & 0x80 == 0 {
-            return Some((value, &bytes[index + 1..]));
-        }
-    }
-    None
-}
-
-/// A number whose sign is in its lowest bit, so that small ones are short.
-pub(super) fn zigzag(value: u64) -> i64 {
-    (value >> 1) as i64 ^ -((value & 1) as i64)
 }
 
 #[cfg(test)]
