@@ -9,6 +9,8 @@ use arrow_array::{Array, ArrayRef, Float32Array, Float64Array, Int32Array, Int64
 use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::basic::{Compression, GzipLevel, ZstdLevel};
+use parquet::file::properties::{WriterProperties, WriterVersion};
 use reqwest::Body;
 use serde_json::{Value, json};
 
@@ -213,6 +215,25 @@ async fn numbers_of_other_types_lists_names_and_nulls() {
     assert_eq!(pairs.as_string::<i32>().iter().flatten().collect::<Vec<_>>(), ["b", "d"]);
     let (status, message) = refused(&host, "iris/batch", PARQUET, parquet(vec![("p", texts(["a", "b"]))])).await;
     assert!(status == 400 && message.contains("X FP32[·,4]"), "{message}");
+}
+
+#[tokio::test]
+async fn a_parquet_file_may_be_packed_by_any_common_codec() {
+    let (host, _store) = Host::with_iris(&[]).await;
+    let columns = iris_columns(3000);
+    let expected = ask(&host, "iris/batch", PARQUET, NDJSON, parquet(columns.clone())).await;
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    let gzip = Compression::GZIP(GzipLevel::default());
+    let zstd = Compression::ZSTD(ZstdLevel::default());
+    for codec in [Compression::SNAPPY, gzip, Compression::LZ4, Compression::LZ4_RAW, zstd] {
+        for version in [WriterVersion::PARQUET_1_0, WriterVersion::PARQUET_2_0] {
+            let properties = WriterProperties::builder().set_compression(codec).set_writer_version(version).build();
+            let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties)).unwrap();
+            writer.write(&batch).unwrap();
+            let answers = ask(&host, "iris/batch", PARQUET, NDJSON, writer.into_inner().unwrap()).await;
+            assert_eq!(answers, expected, "{codec} {version:?}");
+        }
+    }
 }
 
 #[tokio::test]
