@@ -10,6 +10,15 @@ use super::thrift::{Checked, Damaged, Fields, Kind, Thrift};
 /// Levels of columns in columns. What is read here has a few.
 const MOST_LEVELS: usize = 32;
 
+/// Most bytes of a footer, of which the library makes up to 40 times as many. A hundred columns of a thousand row groups fit.
+const MOST_BYTES: u32 = 16 << 20;
+
+/// Most memory that columns may take, how much one takes beside its path about, and a part of a path beside its name: the path
+/// of a column has the names of all those around it.
+const MOST_COLUMN_BYTES: u64 = 256 << 20;
+const COLUMN_BYTES: u64 = 1024;
+const PART_BYTES: u64 = 48;
+
 /// Bytes at a file's end: the footer's length, and what says that it is Parquet.
 const END: u64 = 8;
 
@@ -22,6 +31,11 @@ pub(super) fn check(file: &File) -> Result<(), String> {
     let last = file.get_bytes(end, END as usize).map_err(unreadable)?;
     let length = last.first_chunk().map_or(0, |length| u32::from_le_bytes(*length));
     let Some(start) = end.checked_sub(u64::from(length)).filter(|_| last.ends_with(b"PAR1")) else { return Ok(()) };
+    if length > MOST_BYTES {
+        return Err(format!(
+            "its footer of {length} bytes is larger than {MOST_BYTES}: write it with larger row groups"
+        ));
+    }
     let footer = file.get_bytes(start, length as usize).map_err(unreadable)?;
     check_metadata(&mut Thrift(&footer)).map_err(str::to_owned)
 }
@@ -97,40 +111,48 @@ fn check_metadata(footer: &mut Thrift<'_>) -> Result<(), Refused> {
 /// Elements of the schema: each column before those in it.
 fn check_schema(footer: &mut Thrift<'_>) -> Result<(), Refused> {
     let (kind, count) = footer.list()?;
-    // How many are still to come in each of the columns around the next one.
-    let mut open: Vec<u64> = Vec::new();
+    // How many are still to come in each of the columns around the next one, and the bytes of its path.
+    let mut open: Vec<(u64, u64)> = Vec::new();
+    let mut bytes = 0;
     for index in 0..count {
-        let children = match kind {
-            Kind::STRUCT => children(footer)?,
+        let (name, children) = match kind {
+            Kind::STRUCT => element(footer)?,
             _ => return Err(Damaged.into()),
         };
         if children > count - index - 1 {
             return Err("its footer claims more columns than it has");
         }
-        if let Some(left) = open.last_mut() {
+        let mut path = name + PART_BYTES;
+        if let Some((left, around)) = open.last_mut() {
             *left = left.checked_sub(1).ok_or(Damaged)?;
+            path += *around;
         }
-        open.push(children);
+        bytes += COLUMN_BYTES + if children == 0 { path } else { 0 };
+        if bytes > MOST_COLUMN_BYTES {
+            return Err("its columns, or their names, are too many");
+        }
+        open.push((children, path));
         if open.len() > MOST_LEVELS {
             return Err("its columns are nested too deep");
         }
-        while open.last() == Some(&0) {
+        while open.last().is_some_and(|(left, _)| *left == 0) {
             open.pop();
         }
     }
     Ok(())
 }
 
-/// How many columns an element says are in it.
-fn children(footer: &mut Thrift<'_>) -> Checked<u64> {
-    let (mut number, mut children) = (0, 0);
+/// How long an element's name is, and how many columns it says are in it.
+fn element(footer: &mut Thrift<'_>) -> Checked<(u64, u64)> {
+    let (mut number, mut name, mut children) = (0, 0, 0);
     while let Some((kind, fields)) = footer.field(&mut number, ELEMENT)? {
         match number {
+            NAME => name = footer.binary()?.len() as u64,
             CHILDREN => children = u64::try_from(footer.integer()?).map_err(|_| Damaged)?,
             _ => footer.skip(kind, fields)?,
         }
     }
-    Ok(children)
+    Ok((name, children))
 }
 
 /// What is wrong with it.
@@ -145,6 +167,8 @@ impl From<Damaged> for Refused {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::io;
+
     use super::*;
 
     const DAMAGED: Refused = "its footer is damaged";
@@ -161,6 +185,16 @@ mod tests {
         }
         footer.push(0);
         footer
+    }
+
+    fn varint(mut value: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while value >= 0x80 {
+            bytes.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        bytes.push(value as u8);
+        bytes
     }
 
     #[test]
@@ -205,10 +239,37 @@ mod tests {
     }
 
     #[test]
+    fn columns_take_only_so_much_memory_with_their_paths() {
+        // Ten columns in one another, and so many in the last, all with a name of 10,000 bytes.
+        let columns = |leaves: usize| {
+            let element = |children: usize| {
+                let children = [&[0x15][..], &varint(children * 2)].concat();
+                [&[0x48][..], &varint(10_000), &[b'x'; 10_000], &children, &[0x00]].concat()
+            };
+            let elements = [element(1).repeat(9), element(leaves), element(0).repeat(leaves)].concat();
+            [&[0x15, 0x02, 0x19, 0xfc][..], &varint(10 + leaves), &elements, &[0x00]].concat()
+        };
+        assert_eq!(check_metadata(&mut Thrift(&columns(1000))), Ok(()));
+        let refused = check_metadata(&mut Thrift(&columns(3000)));
+        assert_eq!(refused, Err("its columns, or their names, are too many"));
+    }
+
+    #[test]
+    fn a_footer_that_is_too_large_is_not_read() {
+        let file = tempfile::tempfile().unwrap();
+        let length = MOST_BYTES + 1;
+        file.set_len(u64::from(length)).unwrap();
+        io::Seek::seek(&mut &file, io::SeekFrom::End(0)).unwrap();
+        io::Write::write_all(&mut &file, &[&length.to_le_bytes()[..], b"PAR1"].concat()).unwrap();
+        let refused = check(&file).unwrap_err();
+        assert!(refused.contains("16777217 bytes"), "{refused}");
+    }
+
+    #[test]
     fn files_that_are_none_are_left_to_the_library() {
         let file = tempfile::tempfile().unwrap();
         assert_eq!(check(&file), Ok(()));
-        std::io::Write::write_all(&mut &file, b"PAR1 and nothing else").unwrap();
+        io::Write::write_all(&mut &file, b"PAR1 and nothing else").unwrap();
         assert_eq!(check(&file), Ok(()));
     }
 }
