@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use arrow_array::builder::{Float64Builder, ListBuilder};
+use arrow_array::builder::{BinaryBuilder, Float64Builder, ListBuilder};
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, Int64Type};
-use arrow_array::{Array, ArrayRef, Float32Array, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray};
+use arrow_array::{
+    Array, ArrayRef, BinaryArray, Float32Array, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray,
+};
 use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -233,6 +235,48 @@ async fn a_parquet_file_may_be_packed_by_any_common_codec() {
             let answers = ask(&host, "iris/batch", PARQUET, NDJSON, writer.into_inner().unwrap()).await;
             assert_eq!(answers, expected, "{codec} {version:?}");
         }
+    }
+}
+
+#[tokio::test]
+async fn bytes_that_are_no_text_are_a_bad_row() {
+    let (host, _store) = Host::with_iris(&[]).await;
+    host.upload("pairs", "1", onnx_file::identity(8, &[-1, 2])).await;
+    let [x, y] = ["x", "y"].map(|name| onnx_file::open_value(name, 8, &["batch", "length"]));
+    let any = onnx_file::model(vec![onnx_file::node("Identity", &["x"], &["y"])], vec![], vec![x], vec![y]);
+    host.upload("any", "1", any).await;
+    let (good, bad) = (&b"a"[..], &b"\xff\xfe"[..]);
+    let bytes = |values: [&[u8]; 3]| -> ArrayRef { Arc::new(BinaryArray::from(values.to_vec())) };
+    let mut lists = ListBuilder::new(BinaryBuilder::new());
+    for value in [good, bad, good] {
+        lists.append_value([Some(good), Some(value)]);
+    }
+    let lists: ArrayRef = Arc::new(lists.finish());
+    let scalars = vec![("p", bytes([good; 3])), ("q", bytes([good, bad, good]))];
+    let ids = |id: ArrayRef| vec![("id", id), ("x", Arc::clone(&lists))];
+    let good_lists = {
+        let mut lists = ListBuilder::new(BinaryBuilder::new());
+        (0..3).for_each(|_| lists.append_value([Some(good), Some(good)]));
+        Arc::new(lists.finish())
+    };
+    let bad_id: Vec<(&str, ArrayRef)> = vec![("id", bytes([good, bad, good])), ("x", good_lists)];
+    for (model, columns, column) in [
+        ("pairs", scalars, "column q"),
+        ("pairs", ids(bytes([good; 3])), "column x"),
+        ("pairs", bad_id.clone(), "column id"),
+        ("any", ids(bytes([good; 3])), "column x"),
+        ("any", bad_id, "column id"),
+    ] {
+        let answers = ask(&host, &format!("{model}/batch"), PARQUET, NDJSON, parquet(columns)).await;
+        let answers: Vec<Value> = String::from_utf8(answers.to_vec())
+            .unwrap()
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        assert_eq!(answers.len(), 3, "{model}, {column}: {answers:?}");
+        assert_eq!((&answers[0]["prediction"], &answers[2]["prediction"]), (&json!(["a", "a"]), &json!(["a", "a"])));
+        let problem = answers[1]["error"].as_str().unwrap();
+        assert!(problem.contains(column) && problem.contains("UTF-8"), "{model}, {column}: {problem}");
     }
 }
 

@@ -22,7 +22,7 @@ use crate::tensor::DataType;
 pub(super) struct Problems(BTreeMap<usize, String>);
 
 impl Problems {
-    fn add(&mut self, row: usize, problem: impl FnOnce() -> String) {
+    pub(super) fn add(&mut self, row: usize, problem: impl FnOnce() -> String) {
         self.0.entry(row).or_insert_with(problem);
     }
 
@@ -267,7 +267,7 @@ fn copy(
             let numbers: PrimitiveArray<UInt8Type> = array.iter().map(|value| value.map(u8::from)).collect();
             copy_numbers(&numbers, name, elements, places, problem)
         }
-        other => copy_strings(array, other, name, elements, places),
+        other => copy_strings(array, other, name, elements, places, problem),
     }
 }
 
@@ -277,25 +277,27 @@ fn copy_strings(
     name: &str,
     elements: &mut Elements,
     (first, step): Places,
+    problem: &mut dyn FnMut(usize, String),
 ) -> Result<()> {
     let Column::Strings(strings) = &mut elements.column else { return Err(unfit(name, kind, elements.datatype)) };
-    for row in 0..array.len() {
-        if let Some(text) = text_of(array, row) {
-            strings[first + row * step] = Bytes::copy_from_slice(text.as_bytes());
-        } else if !array.is_null(row) {
-            return Err(unfit(name, kind, DataType::Bytes));
+    for row in (0..array.len()).filter(|&row| array.is_valid(row)) {
+        match text_of(array, row) {
+            Some(Ok(text)) => strings[first + row * step] = Bytes::copy_from_slice(text.as_bytes()),
+            Some(Err(misfit)) => problem(row, format!("column {name}: {misfit}")),
+            None => return Err(unfit(name, kind, DataType::Bytes)),
         }
     }
     Ok(())
 }
 
-fn text_of(array: &dyn Array, row: usize) -> Option<&str> {
-    if array.is_null(row) {
-        return None;
-    }
+/// A value that is no null as a text, where it is of a type that is one; why its bytes are none.
+fn text_of(array: &dyn Array, row: usize) -> Option<std::result::Result<&str, String>> {
     match array.data_type() {
-        ArrowType::Utf8View => Some(array.as_string_view().value(row)),
-        ArrowType::BinaryView => std::str::from_utf8(array.as_binary_view().value(row)).ok(),
+        ArrowType::Utf8View => Some(Ok(array.as_string_view().value(row))),
+        ArrowType::BinaryView => {
+            let text = std::str::from_utf8(array.as_binary_view().value(row));
+            Some(text.map_err(|_| "the value is not UTF-8".to_owned()))
+        }
         _ => None,
     }
 }
@@ -360,13 +362,13 @@ fn put<S: Source, T: Target>(values: &[S], bytes: &mut [u8], (first, step): Plac
 /// A value as JSON.
 ///
 /// # Errors
-/// It is of a type that has no form here.
-pub(super) fn json_of(array: &dyn Array, row: usize) -> Result<Value> {
+/// Why it is none.
+pub(super) fn json_of(array: &dyn Array, row: usize) -> std::result::Result<Value, String> {
     if array.is_null(row) {
         return Ok(Value::Null);
     }
     if let Some(text) = text_of(array, row) {
-        return Ok(json!(text));
+        return text.map(|text| json!(text));
     }
     macro_rules! number {
         ($type:ty) => {
@@ -387,12 +389,10 @@ pub(super) fn json_of(array: &dyn Array, row: usize) -> Result<Value> {
         ArrowType::UInt64 => number!(UInt64Type),
         ArrowType::Boolean => json!(array.as_boolean().value(row)),
         ArrowType::List(_) => list(&array.as_list::<i32>().value(row))?,
-        other => {
-            return Err(Error::invalid_input(format!("a column is of type {other}, which has no form in JSON here")));
-        }
+        other => return Err(format!("values of type {other} have no form in JSON here")),
     })
 }
 
-fn list(array: &dyn Array) -> Result<Value> {
+fn list(array: &dyn Array) -> std::result::Result<Value, String> {
     (0..array.len()).map(|item| json_of(array, item)).collect()
 }
