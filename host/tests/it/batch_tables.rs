@@ -281,6 +281,20 @@ async fn bytes_that_are_no_text_are_a_bad_row() {
 }
 
 #[tokio::test]
+async fn rows_of_any_length_have_floats_that_are_no_numbers() {
+    let (host, _store) = Host::with_iris(&[]).await;
+    host.upload("rows", "1", onnx_file::rows_of_any_length()).await;
+    let mut lists = ListBuilder::new(Float64Builder::new());
+    lists.append_value([Some(1.5), Some(f64::NAN)]);
+    lists.append_value([Some(f64::INFINITY), Some(f64::NEG_INFINITY)]);
+    let file = parquet(vec![("x", Arc::new(lists.finish()))]);
+    let answers = ask(&host, "rows/batch", PARQUET, NDJSON, file).await;
+    let expected =
+        "{\"row\":0,\"prediction\":[1.5,\"NaN\"]}\n{\"row\":1,\"prediction\":[\"Infinity\",\"-Infinity\"]}\n";
+    assert_eq!(answers, expected);
+}
+
+#[tokio::test]
 async fn a_text_that_a_file_has_once_and_its_rows_often_is_no_larger_than_a_row_may_be() {
     let (host, _store) = Host::with_iris(&["--max-body-bytes", "64KiB"]).await;
     host.upload("words", "1", onnx_file::identity(8, &[-1])).await;

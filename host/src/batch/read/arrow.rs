@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::batch::rows::Column;
 use crate::error::{Error, Result};
+use crate::http::json::word_for;
 use crate::tensor::DataType;
 
 /// Rows that have a value which does not fit, and why: one reason each.
@@ -376,9 +377,9 @@ pub(super) fn json_of(array: &dyn Array, row: usize) -> std::result::Result<Valu
         };
     }
     Ok(match array.data_type() {
-        ArrowType::Float16 => json!(array.as_primitive::<Float16Type>().value(row).to_f32()),
-        ArrowType::Float32 => number!(Float32Type),
-        ArrowType::Float64 => number!(Float64Type),
+        ArrowType::Float16 => float(array.as_primitive::<Float16Type>().value(row).to_f64()),
+        ArrowType::Float32 => float(f64::from(array.as_primitive::<Float32Type>().value(row))),
+        ArrowType::Float64 => float(array.as_primitive::<Float64Type>().value(row)),
         ArrowType::Int8 => number!(Int8Type),
         ArrowType::Int16 => number!(Int16Type),
         ArrowType::Int32 => number!(Int32Type),
@@ -391,6 +392,10 @@ pub(super) fn json_of(array: &dyn Array, row: usize) -> std::result::Result<Valu
         ArrowType::List(_) => list(&array.as_list::<i32>().value(row))?,
         other => return Err(format!("values of type {other} have no form in JSON here")),
     })
+}
+
+fn float(value: f64) -> Value {
+    word_for(value).map_or_else(|| json!(value), |word| json!(word))
 }
 
 fn list(array: &dyn Array) -> std::result::Result<Value, String> {
