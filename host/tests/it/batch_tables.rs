@@ -295,6 +295,19 @@ async fn rows_of_any_length_have_floats_that_are_no_numbers() {
 }
 
 #[tokio::test]
+async fn a_row_of_any_length_whose_name_is_null_has_none() {
+    let (host, _store) = Host::with_iris(&[]).await;
+    host.upload("rows", "1", onnx_file::rows_of_any_length()).await;
+    let mut lists = ListBuilder::new(Float64Builder::new());
+    (0..2).for_each(|_| lists.append_value([Some(1.5)]));
+    let ids: ArrayRef = Arc::new(StringArray::from(vec![Some("one"), None]));
+    let file = parquet(vec![("id", ids), ("x", Arc::new(lists.finish()))]);
+    let answers = rows_of(ask(&host, "rows/batch", PARQUET, PARQUET, file).await);
+    let ids = answers.column_by_name("id").unwrap().as_string::<i32>();
+    assert_eq!(ids.iter().collect::<Vec<_>>(), [Some("one"), None]);
+}
+
+#[tokio::test]
 async fn a_text_that_a_file_has_once_and_its_rows_often_is_no_larger_than_a_row_may_be() {
     let (host, _store) = Host::with_iris(&["--max-body-bytes", "64KiB"]).await;
     host.upload("words", "1", onnx_file::identity(8, &[-1])).await;

@@ -251,7 +251,7 @@ fn read_object(
         let value = json_of(part.column(column), row);
         value.map_err(|misfit| Error::invalid_input(format!("column {}: {misfit}", names[column])))
     };
-    if let Some(id) = id {
+    if let Some(id) = id.filter(|&id| part.column(id).is_valid(row)) {
         rows.id(to_raw_value(&value(id)?).map_err(Error::internal)?);
     }
     let mut object = serde_json::Map::new();
