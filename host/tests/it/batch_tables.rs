@@ -12,7 +12,10 @@ use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, GzipLevel, ZstdLevel};
+use parquet::data_type::{ByteArray, ByteArrayType};
 use parquet::file::properties::{WriterProperties, WriterVersion};
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::parser::parse_message_type;
 use reqwest::Body;
 use serde_json::{Value, json};
 
@@ -278,6 +281,23 @@ async fn bytes_that_are_no_text_are_a_bad_row() {
         let problem = answers[1]["error"].as_str().unwrap();
         assert!(problem.contains(column) && problem.contains("UTF-8"), "{model}, {column}: {problem}");
     }
+}
+
+#[tokio::test]
+async fn what_is_said_to_be_json_and_is_no_text_is_a_bad_row() {
+    let (host, _store) = Host::with_iris(&[]).await;
+    host.upload("words", "1", onnx_file::identity(8, &[-1])).await;
+    let schema = Arc::new(parse_message_type("message rows { required binary x (JSON); }").unwrap());
+    let mut writer = SerializedFileWriter::new(Vec::new(), schema, Arc::default()).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    let mut column = group.next_column().unwrap().unwrap();
+    let values = [ByteArray::from("1"), ByteArray::from(vec![0xff, 0xfe])];
+    column.typed::<ByteArrayType>().write_batch(&values, None, None).unwrap();
+    column.close().unwrap();
+    group.close().unwrap();
+    let answers = ask(&host, "words/batch", PARQUET, NDJSON, writer.into_inner().unwrap()).await;
+    let expected = "{\"row\":0,\"prediction\":\"1\"}\n{\"row\":1,\"error\":\"column x: the value is not UTF-8\"}\n";
+    assert_eq!(answers, expected);
 }
 
 #[tokio::test]
