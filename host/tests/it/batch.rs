@@ -220,6 +220,27 @@ async fn answers_come_while_rows_are_still_sent() {
     assert!(answers.next().await.is_none());
 }
 
+#[tokio::test]
+async fn a_record_is_answered_before_the_next_one_whatever_its_line_ends_with() {
+    let (host, _store) = Host::with_iris(&[]).await;
+    for end in ["\n", "\r\n"] {
+        let (sender, receiver) = tokio::sync::mpsc::channel::<Result<String, std::io::Error>>(1);
+        let body = Body::wrap_stream(tokio_stream::wrappers::ReceiverStream::new(receiver));
+        sender.send(Ok(format!("5.1,3.5,1.4,0.2{end}"))).await.unwrap();
+        let request = host.client.post(format!("{}/models/iris/batch", host.url)).header("content-type", "text/csv");
+        let request = request.header("accept", NDJSON).body(body).send();
+        let answers = async {
+            let mut answers = request.await.unwrap().bytes_stream();
+            for row in 0..3 {
+                let answer: Value = serde_json::from_slice(&answers.next().await.unwrap().unwrap()).unwrap();
+                assert_eq!(answer["row"], row);
+                sender.send(Ok(format!("6.7,3.0,5.2,2.3{end}"))).await.unwrap();
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), answers).await.unwrap_or_else(|_| panic!("{end:?}"));
+    }
+}
+
 /// Waits until the host, which runs one batch at a time, takes another.
 async fn wait_for_a_place(host: &Host) {
     let deadline = std::time::Instant::now() + Duration::from_secs(20);

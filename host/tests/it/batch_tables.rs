@@ -2,13 +2,20 @@
 
 use std::sync::Arc;
 
-use arrow_array::builder::{Float64Builder, ListBuilder};
+use arrow_array::builder::{BinaryBuilder, Float64Builder, ListBuilder};
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, Int64Type};
-use arrow_array::{Array, ArrayRef, Float32Array, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray};
+use arrow_array::{
+    Array, ArrayRef, BinaryArray, Float32Array, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray,
+};
 use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::basic::{Compression, GzipLevel, ZstdLevel};
+use parquet::data_type::{ByteArray, ByteArrayType};
+use parquet::file::properties::{WriterProperties, WriterVersion};
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::parser::parse_message_type;
 use reqwest::Body;
 use serde_json::{Value, json};
 
@@ -213,6 +220,111 @@ async fn numbers_of_other_types_lists_names_and_nulls() {
     assert_eq!(pairs.as_string::<i32>().iter().flatten().collect::<Vec<_>>(), ["b", "d"]);
     let (status, message) = refused(&host, "iris/batch", PARQUET, parquet(vec![("p", texts(["a", "b"]))])).await;
     assert!(status == 400 && message.contains("X FP32[·,4]"), "{message}");
+}
+
+#[tokio::test]
+async fn a_parquet_file_may_be_packed_by_any_common_codec() {
+    let (host, _store) = Host::with_iris(&[]).await;
+    let columns = iris_columns(3000);
+    let expected = ask(&host, "iris/batch", PARQUET, NDJSON, parquet(columns.clone())).await;
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    let gzip = Compression::GZIP(GzipLevel::default());
+    let zstd = Compression::ZSTD(ZstdLevel::default());
+    for codec in [Compression::SNAPPY, gzip, Compression::LZ4, Compression::LZ4_RAW, zstd] {
+        for version in [WriterVersion::PARQUET_1_0, WriterVersion::PARQUET_2_0] {
+            let properties = WriterProperties::builder().set_compression(codec).set_writer_version(version).build();
+            let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties)).unwrap();
+            writer.write(&batch).unwrap();
+            let answers = ask(&host, "iris/batch", PARQUET, NDJSON, writer.into_inner().unwrap()).await;
+            assert_eq!(answers, expected, "{codec} {version:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn bytes_that_are_no_text_are_a_bad_row() {
+    let (host, _store) = Host::with_iris(&[]).await;
+    host.upload("pairs", "1", onnx_file::identity(8, &[-1, 2])).await;
+    let [x, y] = ["x", "y"].map(|name| onnx_file::open_value(name, 8, &["batch", "length"]));
+    let any = onnx_file::model(vec![onnx_file::node("Identity", &["x"], &["y"])], vec![], vec![x], vec![y]);
+    host.upload("any", "1", any).await;
+    let (good, bad) = (&b"a"[..], &b"\xff\xfe"[..]);
+    let bytes = |values: [&[u8]; 3]| -> ArrayRef { Arc::new(BinaryArray::from(values.to_vec())) };
+    let mut lists = ListBuilder::new(BinaryBuilder::new());
+    for value in [good, bad, good] {
+        lists.append_value([Some(good), Some(value)]);
+    }
+    let lists: ArrayRef = Arc::new(lists.finish());
+    let scalars = vec![("p", bytes([good; 3])), ("q", bytes([good, bad, good]))];
+    let ids = |id: ArrayRef| vec![("id", id), ("x", Arc::clone(&lists))];
+    let good_lists = {
+        let mut lists = ListBuilder::new(BinaryBuilder::new());
+        (0..3).for_each(|_| lists.append_value([Some(good), Some(good)]));
+        Arc::new(lists.finish())
+    };
+    let bad_id: Vec<(&str, ArrayRef)> = vec![("id", bytes([good, bad, good])), ("x", good_lists)];
+    for (model, columns, column) in [
+        ("pairs", scalars, "column q"),
+        ("pairs", ids(bytes([good; 3])), "column x"),
+        ("pairs", bad_id.clone(), "column id"),
+        ("any", ids(bytes([good; 3])), "column x"),
+        ("any", bad_id, "column id"),
+    ] {
+        let answers = ask(&host, &format!("{model}/batch"), PARQUET, NDJSON, parquet(columns)).await;
+        let answers: Vec<Value> = String::from_utf8(answers.to_vec())
+            .unwrap()
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        assert_eq!(answers.len(), 3, "{model}, {column}: {answers:?}");
+        assert_eq!((&answers[0]["prediction"], &answers[2]["prediction"]), (&json!(["a", "a"]), &json!(["a", "a"])));
+        let problem = answers[1]["error"].as_str().unwrap();
+        assert!(problem.contains(column) && problem.contains("UTF-8"), "{model}, {column}: {problem}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_said_to_be_json_and_is_no_text_is_a_bad_row() {
+    let (host, _store) = Host::with_iris(&[]).await;
+    host.upload("words", "1", onnx_file::identity(8, &[-1])).await;
+    let schema = Arc::new(parse_message_type("message rows { required binary x (JSON); }").unwrap());
+    let mut writer = SerializedFileWriter::new(Vec::new(), schema, Arc::default()).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    let mut column = group.next_column().unwrap().unwrap();
+    let values = [ByteArray::from("1"), ByteArray::from(vec![0xff, 0xfe])];
+    column.typed::<ByteArrayType>().write_batch(&values, None, None).unwrap();
+    column.close().unwrap();
+    group.close().unwrap();
+    let answers = ask(&host, "words/batch", PARQUET, NDJSON, writer.into_inner().unwrap()).await;
+    let expected = "{\"row\":0,\"prediction\":\"1\"}\n{\"row\":1,\"error\":\"column x: the value is not UTF-8\"}\n";
+    assert_eq!(answers, expected);
+}
+
+#[tokio::test]
+async fn rows_of_any_length_have_floats_that_are_no_numbers() {
+    let (host, _store) = Host::with_iris(&[]).await;
+    host.upload("rows", "1", onnx_file::rows_of_any_length()).await;
+    let mut lists = ListBuilder::new(Float64Builder::new());
+    lists.append_value([Some(1.5), Some(f64::NAN)]);
+    lists.append_value([Some(f64::INFINITY), Some(f64::NEG_INFINITY)]);
+    let file = parquet(vec![("x", Arc::new(lists.finish()))]);
+    let answers = ask(&host, "rows/batch", PARQUET, NDJSON, file).await;
+    let expected =
+        "{\"row\":0,\"prediction\":[1.5,\"NaN\"]}\n{\"row\":1,\"prediction\":[\"Infinity\",\"-Infinity\"]}\n";
+    assert_eq!(answers, expected);
+}
+
+#[tokio::test]
+async fn a_row_of_any_length_whose_name_is_null_has_none() {
+    let (host, _store) = Host::with_iris(&[]).await;
+    host.upload("rows", "1", onnx_file::rows_of_any_length()).await;
+    let mut lists = ListBuilder::new(Float64Builder::new());
+    (0..2).for_each(|_| lists.append_value([Some(1.5)]));
+    let ids: ArrayRef = Arc::new(StringArray::from(vec![Some("one"), None]));
+    let file = parquet(vec![("id", ids), ("x", Arc::new(lists.finish()))]);
+    let answers = rows_of(ask(&host, "rows/batch", PARQUET, PARQUET, file).await);
+    let ids = answers.column_by_name("id").unwrap().as_string::<i32>();
+    assert_eq!(ids.iter().collect::<Vec<_>>(), [Some("one"), None]);
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Requests that claim more than they bring: a few bytes that speak of very many.
 
+use std::io::Write;
 use std::sync::Arc;
 
 use arrow_array::{FixedSizeListArray, Float32Array};
@@ -11,7 +12,8 @@ use crate::batch_tables::parquet;
 use crate::binary::{Process, client};
 use crate::onnx_file::{self, int, ints, node, value};
 use crate::parquet_file::{
-    BYTE_ARRAY, DELTA_LENGTH_BYTE_ARRAY, FLOAT, PLAIN, REPEATED, REQUIRED, group, leaf, of_page, of_schema, varint,
+    BYTE_ARRAY, DELTA_LENGTH_BYTE_ARRAY, FLOAT, GZIP, LZ4, PLAIN, REPEATED, REQUIRED, Struct, group, leaf,
+    of_packed_page, of_page, of_schema, varint,
 };
 use crate::support::answer;
 
@@ -92,11 +94,24 @@ async fn a_parquet_file_that_claims_more_than_it_has_is_refused() {
     let many_columns = of_schema(vec![group("schema", most), leaf("x", FLOAT, REQUIRED)]);
     let nested = std::iter::repeat_n(group("x", 1), 200_000).chain([leaf("x", FLOAT, REQUIRED)]);
     let nested = of_schema(nested.collect());
+    // The library knows fields by their numbers, of which it takes the lower 16 bits, whatever their kind is.
+    let by_other_means = |group: fn(i64) -> Struct| {
+        let nested = std::iter::repeat_n(group(1), 200_000).chain([leaf("x", FLOAT, REQUIRED)]);
+        [of_schema(nested.collect()), of_schema(vec![group(i64::from(i32::MAX)), leaf("x", FLOAT, REQUIRED)])]
+    };
+    let [wide_nested, wide_columns] =
+        by_other_means(|children| Struct::default().i32(3, 0).text(4, "x").i64(5, children));
+    let [far_nested, far_columns] =
+        by_other_means(|children| Struct::default().i32(3, 0).text(4, "x").i32_at(65_541, children));
     for (model, file, expected) in [
         ("rows", long_list, "smaller pages"),
         ("words", many_lengths, "lengths of a page's texts are damaged"),
         ("rows", many_columns, "more columns than it has"),
         ("rows", nested, "nested too deep"),
+        ("rows", wide_nested, "footer is damaged"),
+        ("rows", wide_columns, "footer is damaged"),
+        ("rows", far_nested, "footer is damaged"),
+        ("rows", far_columns, "footer is damaged"),
     ] {
         let answer = batch(&process, model, file).await;
         assert!(answer.contains("not readable as Parquet") && answer.contains(expected), "{expected}: {answer}");
@@ -107,6 +122,34 @@ async fn a_parquet_file_that_claims_more_than_it_has_is_refused() {
     let list = [&[2, 0, 0, 0, 2, 0][..], &[2, 0, 0, 0, 2, 1], &1.5f32.to_le_bytes()].concat();
     let list = of_page(FLOAT, REPEATED, 1, PLAIN, &list);
     assert_eq!(batch(&process, "rows", list).await, "{\"row\":0,\"prediction\":[1.5]}\n");
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_page_unpacks_to_no_more_than_a_page_may_have() {
+    let (process, _store) = process_with(&[("words", onnx_file::identity(8, &[-1]))]).await;
+    let gzip = |bytes: &[u8]| {
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        packed.write_all(bytes).unwrap();
+        packed.finish().unwrap()
+    };
+    let before = process.most_resident();
+    // 1 GiB of nothing in a page that speaks of a hundred bytes.
+    let zeros = gzip(&vec![0; 1 << 20]).repeat(1024);
+    let zeros = of_packed_page(BYTE_ARRAY, REQUIRED, 1, PLAIN, (GZIP, 100), &zeros);
+    let answer = batch(&process, "words", zeros).await;
+    assert!(answer.contains("unpacks to more than 268435456 bytes"), "{answer}");
+    let grown = process.most_resident() - before;
+    assert!(grown < 600 << 20, "{grown} bytes");
+    let text = [&3u32.to_le_bytes()[..], b"abc"].concat();
+    let file = of_packed_page(BYTE_ARRAY, REQUIRED, 1, PLAIN, (GZIP, text.len()), &gzip(&text));
+    assert_eq!(batch(&process, "words", file).await, "{\"row\":0,\"prediction\":\"abc\"}\n");
+    // One block, as it is, in the frame that LZ4's own tool makes, of which there is no telling how much it unpacks to.
+    let frame = [0x04, 0x22, 0x4d, 0x18, 0x60, 0x40, 0x82];
+    let frame = [&frame[..], &(7u32 | 1 << 31).to_le_bytes(), &text, &[0; 4]].concat();
+    let file = of_packed_page(BYTE_ARRAY, REQUIRED, 1, PLAIN, (LZ4, text.len()), &frame);
+    let answer = batch(&process, "words", file).await;
+    assert!(answer.contains("not readable as Parquet"), "{answer}");
 }
 
 #[cfg(target_os = "linux")]

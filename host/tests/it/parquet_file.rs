@@ -44,6 +44,13 @@ impl Struct {
         self.field(number, I64, &zigzag(value))
     }
 
+    /// A 32-bit integer in a field whose number is written out, whatever it is and whatever came before.
+    pub fn i32_at(mut self, number: i64, value: i64) -> Struct {
+        self.bytes.push(I32);
+        self.bytes.extend([zigzag(number), zigzag(value)].concat());
+        self
+    }
+
     pub fn text(self, number: u8, text: &str) -> Struct {
         self.field(number, BINARY, &[varint(text.len() as u64), text.as_bytes().to_vec()].concat())
     }
@@ -79,6 +86,9 @@ pub const BYTE_ARRAY: i64 = 6;
 /// `REQUIRED` and `REPEATED`.
 pub const REQUIRED: i64 = 0;
 pub const REPEATED: i64 = 2;
+/// `GZIP`, and `LZ4` as Hadoop has it.
+pub const GZIP: i64 = 2;
+pub const LZ4: i64 = 5;
 /// `PLAIN` and `DELTA_LENGTH_BYTE_ARRAY`.
 pub const PLAIN: i64 = 0;
 pub const DELTA_LENGTH_BYTE_ARRAY: i64 = 6;
@@ -94,15 +104,26 @@ pub fn of_schema(schema: Vec<Struct>) -> Vec<u8> {
 
 /// A file of one column `x` and one row, with one page that says of itself that it has so many values.
 pub fn of_page(kind: i64, repetition: i64, values: i64, encoding: i64, page: &[u8]) -> Vec<u8> {
+    of_packed_page(kind, repetition, values, encoding, (0, page.len()), page)
+}
+
+/// The same with a page that is packed by a codec, and says how many bytes it unpacks to.
+pub fn of_packed_page(
+    kind: i64,
+    repetition: i64,
+    values: i64,
+    encoding: i64,
+    (codec, unpacked): (i64, usize),
+    page: &[u8],
+) -> Vec<u8> {
     // Levels are `RLE`, 3.
     let header = Struct::default().i32(1, values).i32(2, encoding).i32(3, 3).i32(4, 3);
-    let size = page.len() as i64;
-    let header = Struct::default().i32(1, 0).i32(2, size).i32(3, size).inner(5, header);
+    let header = Struct::default().i32(1, 0).i32(2, unpacked as i64).i32(3, page.len() as i64).inner(5, header);
     let pages = [header.finish(), page.to_vec()].concat();
     let size = pages.len() as i64;
     let chunk = Struct::default().i32(1, kind).list(2, I32, &[zigzag(encoding)]);
     let name = [varint(1), b"x".to_vec()].concat();
-    let chunk = chunk.list(3, BINARY, &[name]).i32(4, 0).i64(5, values).i64(6, size).i64(7, size).i64(9, 4);
+    let chunk = chunk.list(3, BINARY, &[name]).i32(4, codec).i64(5, values).i64(6, size).i64(7, size).i64(9, 4);
     let chunk = Struct::default().i64(2, 4).inner(3, chunk);
     let rows = Struct::default().structs(1, vec![chunk]).i64(2, size).i64(3, 1);
     let schema = vec![group("schema", 1), leaf("x", kind, repetition)];

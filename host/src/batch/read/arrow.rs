@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::batch::rows::Column;
 use crate::error::{Error, Result};
+use crate::http::json::word_for;
 use crate::tensor::DataType;
 
 /// Rows that have a value which does not fit, and why: one reason each.
@@ -22,7 +23,7 @@ use crate::tensor::DataType;
 pub(super) struct Problems(BTreeMap<usize, String>);
 
 impl Problems {
-    fn add(&mut self, row: usize, problem: impl FnOnce() -> String) {
+    pub(super) fn add(&mut self, row: usize, problem: impl FnOnce() -> String) {
         self.0.entry(row).or_insert_with(problem);
     }
 
@@ -267,7 +268,7 @@ fn copy(
             let numbers: PrimitiveArray<UInt8Type> = array.iter().map(|value| value.map(u8::from)).collect();
             copy_numbers(&numbers, name, elements, places, problem)
         }
-        other => copy_strings(array, other, name, elements, places),
+        other => copy_strings(array, other, name, elements, places, problem),
     }
 }
 
@@ -277,27 +278,28 @@ fn copy_strings(
     name: &str,
     elements: &mut Elements,
     (first, step): Places,
+    problem: &mut dyn FnMut(usize, String),
 ) -> Result<()> {
     let Column::Strings(strings) = &mut elements.column else { return Err(unfit(name, kind, elements.datatype)) };
-    for row in 0..array.len() {
-        if let Some(text) = text_of(array, row) {
-            strings[first + row * step] = Bytes::copy_from_slice(text.as_bytes());
-        } else if !array.is_null(row) {
-            return Err(unfit(name, kind, DataType::Bytes));
+    for row in (0..array.len()).filter(|&row| array.is_valid(row)) {
+        match text_of(array, row) {
+            Some(Ok(text)) => strings[first + row * step] = Bytes::copy_from_slice(text.as_bytes()),
+            Some(Err(misfit)) => problem(row, format!("column {name}: {misfit}")),
+            None => return Err(unfit(name, kind, DataType::Bytes)),
         }
     }
     Ok(())
 }
 
-fn text_of(array: &dyn Array, row: usize) -> Option<&str> {
-    if array.is_null(row) {
-        return None;
-    }
-    match array.data_type() {
-        ArrowType::Utf8View => Some(array.as_string_view().value(row)),
-        ArrowType::BinaryView => std::str::from_utf8(array.as_binary_view().value(row)).ok(),
-        _ => None,
-    }
+/// A value that is no null as a text, where it is of a type that is one; why its bytes are none. What is said to be JSON comes
+/// from the library unchecked.
+fn text_of(array: &dyn Array, row: usize) -> Option<std::result::Result<&str, String>> {
+    let bytes = match array.data_type() {
+        ArrowType::Utf8View => array.as_string_view().value(row).as_bytes(),
+        ArrowType::BinaryView => array.as_binary_view().value(row),
+        _ => return None,
+    };
+    Some(std::str::from_utf8(bytes).map_err(|_| "the value is not UTF-8".to_owned()))
 }
 
 fn unfit(name: &str, kind: &ArrowType, datatype: DataType) -> Error {
@@ -360,13 +362,13 @@ fn put<S: Source, T: Target>(values: &[S], bytes: &mut [u8], (first, step): Plac
 /// A value as JSON.
 ///
 /// # Errors
-/// It is of a type that has no form here.
-pub(super) fn json_of(array: &dyn Array, row: usize) -> Result<Value> {
+/// Why it is none.
+pub(super) fn json_of(array: &dyn Array, row: usize) -> std::result::Result<Value, String> {
     if array.is_null(row) {
         return Ok(Value::Null);
     }
     if let Some(text) = text_of(array, row) {
-        return Ok(json!(text));
+        return text.map(|text| json!(text));
     }
     macro_rules! number {
         ($type:ty) => {
@@ -374,9 +376,9 @@ pub(super) fn json_of(array: &dyn Array, row: usize) -> Result<Value> {
         };
     }
     Ok(match array.data_type() {
-        ArrowType::Float16 => json!(array.as_primitive::<Float16Type>().value(row).to_f32()),
-        ArrowType::Float32 => number!(Float32Type),
-        ArrowType::Float64 => number!(Float64Type),
+        ArrowType::Float16 => float(array.as_primitive::<Float16Type>().value(row).to_f64()),
+        ArrowType::Float32 => float(f64::from(array.as_primitive::<Float32Type>().value(row))),
+        ArrowType::Float64 => float(array.as_primitive::<Float64Type>().value(row)),
         ArrowType::Int8 => number!(Int8Type),
         ArrowType::Int16 => number!(Int16Type),
         ArrowType::Int32 => number!(Int32Type),
@@ -387,12 +389,14 @@ pub(super) fn json_of(array: &dyn Array, row: usize) -> Result<Value> {
         ArrowType::UInt64 => number!(UInt64Type),
         ArrowType::Boolean => json!(array.as_boolean().value(row)),
         ArrowType::List(_) => list(&array.as_list::<i32>().value(row))?,
-        other => {
-            return Err(Error::invalid_input(format!("a column is of type {other}, which has no form in JSON here")));
-        }
+        other => return Err(format!("values of type {other} have no form in JSON here")),
     })
 }
 
-fn list(array: &dyn Array) -> Result<Value> {
+fn float(value: f64) -> Value {
+    word_for(value).map_or_else(|| json!(value), |word| json!(word))
+}
+
+fn list(array: &dyn Array) -> std::result::Result<Value, String> {
     (0..array.len()).map(|item| json_of(array, item)).collect()
 }

@@ -5,14 +5,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::RowGroups;
-use parquet::basic::{Encoding, Type};
+use parquet::basic::{Compression, CompressionCodec, Encoding, Type};
 use parquet::column::page::{Page, PageIterator, PageMetadata, PageReader};
 use parquet::errors::{ParquetError, Result};
 use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
+use parquet::file::properties::ReaderProperties;
 use parquet::file::serialized_reader::SerializedPageReader;
 use parquet::schema::types::{ColumnDescPtr, ColumnDescriptor};
 
-use super::pages::{MOST_BYTES, Pages, varint, zigzag};
+use super::pages::{MOST_BYTES, Pages};
+use super::thrift::{varint, zigzag};
 
 /// Most memory that the values of lists may take whose pages are begun for the same rows: one row may have all of them, and
 /// with a few bytes a page says that it has two thousand million.
@@ -64,10 +66,19 @@ impl RowGroups for RowGroup {
     }
 
     fn column_chunks(&self, column: usize) -> Result<Box<dyn PageIterator>> {
-        let chunk = self.group().column(column);
-        let pages = SerializedPageReader::new(Arc::clone(&self.pages), chunk, self.num_rows(), None)?;
+        let mut chunk = self.group().column(column).clone();
+        let file = Arc::clone(&self.pages);
+        let unpack = (chunk.compression_codec() == CompressionCodec::GZIP).then(|| Arc::clone(&file));
+        if unpack.is_some() {
+            // The library then leaves the pages as they are.
+            chunk = chunk.into_builder().set_compression(Compression::UNCOMPRESSED).build()?;
+        }
+        // Where LZ4 is not as Hadoop packs it, the library would try what it unpacks to its end.
+        let properties = ReaderProperties::builder().set_backward_compatible_lz4(false).build();
+        let pages =
+            SerializedPageReader::new_with_properties(file, &chunk, self.num_rows(), None, Arc::new(properties))?;
         let (column, claimed) = (chunk.column_descr_ptr(), Arc::clone(&self.claimed));
-        Ok(Box::new(Chunk(Some(Box::new(CheckedPages { pages, column, claimed })))))
+        Ok(Box::new(Chunk(Some(Box::new(CheckedPages { pages, unpack, column, claimed })))))
     }
 
     fn row_groups(&self) -> Box<dyn Iterator<Item = &RowGroupMetaData> + '_> {
@@ -95,6 +106,8 @@ impl PageIterator for Chunk {}
 /// The pages of one column.
 struct CheckedPages {
     pages: SerializedPageReader<Pages>,
+    /// What unpacks them, where the library does not.
+    unpack: Option<Arc<Pages>>,
     column: ColumnDescPtr,
     claimed: Arc<AtomicUsize>,
 }
@@ -136,9 +149,12 @@ impl Iterator for CheckedPages {
 
 impl PageReader for CheckedPages {
     fn get_next_page(&mut self) -> Result<Option<Page>> {
-        let page = self.pages.get_next_page()?;
-        page.as_ref().map_or(Ok(()), |page| self.check(page))?;
-        Ok(page)
+        let Some(mut page) = self.pages.get_next_page()? else { return Ok(None) };
+        if let Some(pages) = &self.unpack {
+            pages.unpack(&mut page)?;
+        }
+        self.check(&page)?;
+        Ok(Some(page))
     }
 
     fn peek_next_page(&mut self) -> Result<Option<PageMetadata>> {

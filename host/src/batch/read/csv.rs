@@ -27,6 +27,8 @@ struct Bounded {
     /// Bytes handed out, and how far this may go.
     given: u64,
     allowed: u64,
+    /// Whether the last byte handed out ends a line.
+    ends_line: bool,
     /// Why there are no more.
     failed: Option<Error>,
 }
@@ -52,6 +54,7 @@ impl Read for Bounded {
         let length = self.rest.len().min(buffer.len());
         self.rest.copy_to_slice(&mut buffer[..length]);
         self.given += length as u64;
+        self.ends_line = buffer[..length].ends_with(b"\n");
         Ok(length)
     }
 }
@@ -80,7 +83,9 @@ impl Records {
     /// Whether the next record has not come yet, and nothing is left of what came.
     fn is_idle(&self) -> bool {
         let source = self.reader.get_ref();
-        source.rest.is_empty() && source.feed.is_idle() && self.reader.position().byte() >= source.given
+        // The parser ends a record at `\r`, and takes the `\n` behind it with the next one.
+        let line_end = u64::from(source.ends_line);
+        source.rest.is_empty() && source.feed.is_idle() && self.reader.position().byte() + line_end >= source.given
     }
 }
 
@@ -92,7 +97,7 @@ pub(super) fn read(
     rows: &mut Collector<'_>,
     chunks: &mut Chunks<'_>,
 ) -> std::result::Result<(), Stopped> {
-    let source = Bounded { feed, rest: Bytes::new(), given: 0, allowed: u64::MAX, failed: None };
+    let source = Bounded { feed, rest: Bytes::new(), given: 0, allowed: u64::MAX, ends_line: false, failed: None };
     let reader = ReaderBuilder::new().has_headers(false).flexible(true).buffer_capacity(BUFFER).from_reader(source);
     let mut records = Records { reader, row_bytes: row_bytes as u64 };
     let mut record = ByteRecord::new();

@@ -5,10 +5,19 @@ use std::fs::File;
 
 use parquet::file::reader::{ChunkReader, Length};
 
-use super::pages::{varint, zigzag};
+use super::thrift::{Checked, Damaged, Fields, Kind, Thrift};
 
 /// Levels of columns in columns. What is read here has a few.
 const MOST_LEVELS: usize = 32;
+
+/// Most bytes of a footer, of which the library makes up to 40 times as many. A hundred columns of a thousand row groups fit.
+const MOST_BYTES: u32 = 16 << 20;
+
+/// Most memory that columns may take, how much one takes beside its path about, and a part of a path beside its name: the path
+/// of a column has the names of all those around it.
+const MOST_COLUMN_BYTES: u64 = 256 << 20;
+const COLUMN_BYTES: u64 = 1024;
+const PART_BYTES: u64 = 48;
 
 /// Bytes at a file's end: the footer's length, and what says that it is Parquet.
 const END: u64 = 8;
@@ -22,187 +31,147 @@ pub(super) fn check(file: &File) -> Result<(), String> {
     let last = file.get_bytes(end, END as usize).map_err(unreadable)?;
     let length = last.first_chunk().map_or(0, |length| u32::from_le_bytes(*length));
     let Some(start) = end.checked_sub(u64::from(length)).filter(|_| last.ends_with(b"PAR1")) else { return Ok(()) };
+    if length > MOST_BYTES {
+        return Err(format!(
+            "its footer of {length} bytes is larger than {MOST_BYTES}: write it with larger row groups"
+        ));
+    }
     let footer = file.get_bytes(start, length as usize).map_err(unreadable)?;
     check_metadata(&mut Thrift(&footer)).map_err(str::to_owned)
 }
 
-/// Numbers of fields. Source: parquet-format's `parquet.thrift`.
-const SCHEMA: i64 = 2;
-const CHILDREN: i64 = 5;
+const NONE: Fields = Fields::NONE;
 
-/// `FileMetaData`.
-fn check_metadata(footer: &mut Thrift<'_>) -> Checked<()> {
+/// `FileMetaData`. Source of this and the others: parquet-format's `parquet.thrift`. What comes before the schema is a number,
+/// and a second schema is not read: whatever is behind the first leaves it as it was found here.
+const FILE: Fields = Fields(&[
+    (1, Kind::I32, NONE),
+    (SCHEMA, Kind::LIST, NONE),
+    (3, Kind::I64, NONE),
+    (4, Kind::LIST, NONE),
+    (5, Kind::LIST, NONE),
+    (6, Kind::BINARY, NONE),
+    (7, Kind::LIST, NONE),
+    (8, Kind::STRUCT, NONE),
+    (9, Kind::BINARY, NONE),
+]);
+const SCHEMA: i16 = 2;
+
+/// `SchemaElement`.
+const ELEMENT: Fields = Fields(&[
+    (1, Kind::I32, NONE),
+    (2, Kind::I32, NONE),
+    (3, Kind::I32, NONE),
+    (NAME, Kind::BINARY, NONE),
+    (CHILDREN, Kind::I32, NONE),
+    (6, Kind::I32, NONE),
+    (7, Kind::I32, NONE),
+    (8, Kind::I32, NONE),
+    (9, Kind::I32, NONE),
+    (10, Kind::STRUCT, LOGICAL_TYPE),
+]);
+const NAME: i16 = 4;
+const CHILDREN: i16 = 5;
+
+/// `LogicalType`.
+const LOGICAL_TYPE: Fields = Fields(&[
+    (1, Kind::STRUCT, NONE),
+    (2, Kind::STRUCT, NONE),
+    (3, Kind::STRUCT, NONE),
+    (4, Kind::STRUCT, NONE),
+    (5, Kind::STRUCT, Fields(&[(1, Kind::I32, NONE), (2, Kind::I32, NONE)])),
+    (6, Kind::STRUCT, NONE),
+    (7, Kind::STRUCT, TIME),
+    (8, Kind::STRUCT, TIME),
+    (10, Kind::STRUCT, Fields(&[(1, Kind::BYTE, NONE), (2, Kind::BOOL, NONE)])),
+    (11, Kind::STRUCT, NONE),
+    (12, Kind::STRUCT, NONE),
+    (13, Kind::STRUCT, NONE),
+    (14, Kind::STRUCT, NONE),
+    (15, Kind::STRUCT, NONE),
+    (16, Kind::STRUCT, Fields(&[(1, Kind::BYTE, NONE)])),
+    (17, Kind::STRUCT, Fields(&[(1, Kind::BINARY, NONE)])),
+    (18, Kind::STRUCT, Fields(&[(1, Kind::BINARY, NONE), (2, Kind::I32, NONE)])),
+    (19, Kind::STRUCT, NONE),
+]);
+const TIME: Fields = Fields(&[(1, Kind::BOOL, NONE), (2, Kind::STRUCT, UNIT)]);
+const UNIT: Fields = Fields(&[(1, Kind::STRUCT, NONE), (2, Kind::STRUCT, NONE), (3, Kind::STRUCT, NONE)]);
+
+fn check_metadata(footer: &mut Thrift<'_>) -> Result<(), Refused> {
     let mut number = 0;
-    while let Some(kind) = footer.field(&mut number)? {
-        match (number, kind) {
-            (SCHEMA, Kind::LIST) => check_schema(footer)?,
-            _ => footer.skip(kind, 0)?,
+    while let Some((kind, fields)) = footer.field(&mut number, FILE)? {
+        match number {
+            SCHEMA => check_schema(footer)?,
+            _ => footer.skip(kind, fields)?,
         }
     }
     Ok(())
 }
 
-/// `SchemaElement`s: each column before those in it.
-fn check_schema(footer: &mut Thrift<'_>) -> Checked<()> {
+/// Elements of the schema: each column before those in it.
+fn check_schema(footer: &mut Thrift<'_>) -> Result<(), Refused> {
     let (kind, count) = footer.list()?;
-    // How many are still to come in each of the columns around the next one.
-    let mut open: Vec<u64> = Vec::new();
+    // How many are still to come in each of the columns around the next one, and the bytes of its path.
+    let mut open: Vec<(u64, u64)> = Vec::new();
+    let mut bytes = 0;
     for index in 0..count {
-        let children = match kind {
-            Kind::STRUCT => children(footer)?,
-            _ => return Err(DAMAGED),
+        let (name, children) = match kind {
+            Kind::STRUCT => element(footer)?,
+            _ => return Err(Damaged.into()),
         };
         if children > count - index - 1 {
             return Err("its footer claims more columns than it has");
         }
-        if let Some(left) = open.last_mut() {
-            *left = left.checked_sub(1).ok_or(DAMAGED)?;
+        let mut path = name + PART_BYTES;
+        if let Some((left, around)) = open.last_mut() {
+            *left = left.checked_sub(1).ok_or(Damaged)?;
+            path += *around;
         }
-        open.push(children);
+        bytes += COLUMN_BYTES + if children == 0 { path } else { 0 };
+        if bytes > MOST_COLUMN_BYTES {
+            return Err("its columns, or their names, are too many");
+        }
+        open.push((children, path));
         if open.len() > MOST_LEVELS {
             return Err("its columns are nested too deep");
         }
-        while open.last() == Some(&0) {
+        while open.last().is_some_and(|(left, _)| *left == 0) {
             open.pop();
         }
     }
     Ok(())
 }
 
-/// How many columns a `SchemaElement` says are in it.
-fn children(footer: &mut Thrift<'_>) -> Checked<u64> {
-    let (mut number, mut children) = (0, 0);
-    while let Some(kind) = footer.field(&mut number)? {
-        match (number, kind) {
-            (CHILDREN, Kind::I32) => children = u64::try_from(footer.zigzag()?).map_err(|_| DAMAGED)?.max(children),
-            _ => footer.skip(kind, 0)?,
+/// How long an element's name is, and how many columns it says are in it.
+fn element(footer: &mut Thrift<'_>) -> Checked<(u64, u64)> {
+    let (mut number, mut name, mut children) = (0, 0, 0);
+    while let Some((kind, fields)) = footer.field(&mut number, ELEMENT)? {
+        match number {
+            NAME => name = footer.binary()?.len() as u64,
+            CHILDREN => children = u64::try_from(footer.integer()?).map_err(|_| Damaged)?,
+            _ => footer.skip(kind, fields)?,
         }
     }
-    Ok(children)
+    Ok((name, children))
 }
 
-type Checked<T> = Result<T, &'static str>;
+/// What is wrong with it.
+type Refused = &'static str;
 
-const DAMAGED: &str = "its footer is damaged";
-
-/// Thrift's compact protocol, as far as it has to be understood to pass by what it says.
-struct Thrift<'f>(&'f [u8]);
-
-/// What a value is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Kind(u8);
-
-impl Kind {
-    const TRUE: Kind = Kind(1);
-    const FALSE: Kind = Kind(2);
-    const BYTE: Kind = Kind(3);
-    const I16: Kind = Kind(4);
-    const I32: Kind = Kind(5);
-    const I64: Kind = Kind(6);
-    const DOUBLE: Kind = Kind(7);
-    const BINARY: Kind = Kind(8);
-    const LIST: Kind = Kind(9);
-    const SET: Kind = Kind(10);
-    const MAP: Kind = Kind(11);
-    const STRUCT: Kind = Kind(12);
-}
-
-impl Thrift<'_> {
-    fn byte(&mut self) -> Checked<u8> {
-        let (&byte, rest) = self.0.split_first().ok_or(DAMAGED)?;
-        self.0 = rest;
-        Ok(byte)
-    }
-
-    fn varint(&mut self) -> Checked<u64> {
-        let (value, rest) = varint(self.0).ok_or(DAMAGED)?;
-        self.0 = rest;
-        Ok(value)
-    }
-
-    fn zigzag(&mut self) -> Checked<i64> {
-        self.varint().map(zigzag)
-    }
-
-    fn pass(&mut self, bytes: u64) -> Checked<()> {
-        let bytes = usize::try_from(bytes).map_err(|_| DAMAGED)?;
-        self.0 = self.0.get(bytes..).ok_or(DAMAGED)?;
-        Ok(())
-    }
-
-    /// What the next field of a struct is; `number` becomes its own from that of the one before. `None` at the struct's end.
-    fn field(&mut self, number: &mut i64) -> Checked<Option<Kind>> {
-        let byte = self.byte()?;
-        if byte & 0x0f == 0 {
-            return Ok(None);
-        }
-        *number = match i64::from(byte >> 4) {
-            0 => self.zigzag()?,
-            further => number.checked_add(further).ok_or(DAMAGED)?,
-        };
-        Ok(Some(Kind(byte & 0x0f)))
-    }
-
-    /// What a list's items are, and how many.
-    fn list(&mut self) -> Checked<(Kind, u64)> {
-        let byte = self.byte()?;
-        let count = match byte >> 4 {
-            15 => self.varint()?,
-            count => u64::from(count),
-        };
-        Ok((Kind(byte & 0x0f), count))
-    }
-
-    fn skip(&mut self, kind: Kind, level: usize) -> Checked<()> {
-        if level > MOST_LEVELS {
-            return Err(DAMAGED);
-        }
-        match kind {
-            // The field's kind is the value.
-            Kind::TRUE | Kind::FALSE => Ok(()),
-            Kind::BYTE => self.pass(1),
-            Kind::I16 | Kind::I32 | Kind::I64 => self.varint().map(drop),
-            Kind::DOUBLE => self.pass(8),
-            Kind::BINARY => {
-                let length = self.varint()?;
-                self.pass(length)
-            }
-            Kind::LIST | Kind::SET => {
-                let (kind, count) = self.list()?;
-                (0..count).try_for_each(|_| self.skip_item(kind, level + 1))
-            }
-            Kind::MAP => {
-                let count = self.varint()?;
-                let kinds = if count > 0 { self.byte()? } else { 0 };
-                (0..count).try_for_each(|_| {
-                    self.skip_item(Kind(kinds >> 4), level + 1)?;
-                    self.skip_item(Kind(kinds & 0x0f), level + 1)
-                })
-            }
-            Kind::STRUCT => {
-                let mut number = 0;
-                while let Some(kind) = self.field(&mut number)? {
-                    self.skip(kind, level + 1)?;
-                }
-                Ok(())
-            }
-            _ => Err(DAMAGED),
-        }
-    }
-
-    /// An item takes a byte at least, so a count that is too large comes to the footer's end.
-    fn skip_item(&mut self, kind: Kind, level: usize) -> Checked<()> {
-        match kind {
-            Kind::TRUE | Kind::FALSE => self.pass(1),
-            kind => self.skip(kind, level),
-        }
+impl From<Damaged> for Refused {
+    fn from(_: Damaged) -> Refused {
+        "its footer is damaged"
     }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::io;
+
     use super::*;
+
+    const DAMAGED: Refused = "its footer is damaged";
 
     /// A footer with a schema of elements that have so many children.
     fn footer(children: &[u8]) -> Vec<u8> {
@@ -216,6 +185,16 @@ mod tests {
         }
         footer.push(0);
         footer
+    }
+
+    fn varint(mut value: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while value >= 0x80 {
+            bytes.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        bytes.push(value as u8);
+        bytes
     }
 
     #[test]
@@ -232,25 +211,65 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_or_claims_too_much_is_damaged() {
+    fn what_is_cut_or_could_be_read_in_two_ways_is_damaged() {
         let whole = footer(&[2, 0, 0]);
         for length in 0..whole.len() {
             assert_eq!(check_metadata(&mut Thrift(&whole[..length])), Err(DAMAGED), "{length}");
         }
-        // A list of 2^63 items, a text of as many bytes, lists in lists.
-        let vast = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f];
-        for before in [&[0x39, 0xf3][..], &[0x39, 0xf1], &[0x38], &[0x3b]] {
-            assert_eq!(check_metadata(&mut Thrift(&[before, &vast].concat())), Err(DAMAGED), "{before:?}");
+        let of_element = |element: &[u8]| {
+            let footer = [&[0x15, 0x02, 0x19, 0x1c], element, &[0x00, 0x00]].concat();
+            check_metadata(&mut Thrift(&footer))
+        };
+        assert_eq!(of_element(&[0x48, 0x01, b'x', 0x15, 0x00]), Ok(()));
+        for (element, what) in [
+            (&[0x48, 0x01, b'x', 0x16, 0x00][..], "children in 64 bits"),
+            (&[0x48, 0x01, b'x', 0x15, 0x00, 0x05, 0x0a, 0x00], "children twice"),
+            (&[0x48, 0x01, b'x', 0x05, 0x8a, 0x80, 0x08, 0x00], "children in field 65541"),
+            (&[0xa5, 0x00], "a number in place of a logical type"),
+            (&[0xac, 0x11, 0x00], "a truth in place of what texts have"),
+            (&[0xac, 0xac, 0x15, 0x10, 0x11, 0x00, 0x00], "the width of an integer in 32 bits"),
+        ] {
+            assert_eq!(of_element(element), Err(DAMAGED), "{what}");
         }
-        let nested = [vec![0x39], vec![0x19; 100]].concat();
-        assert_eq!(check_metadata(&mut Thrift(&nested)), Err(DAMAGED));
+        // The schema twice, in a text, and behind what is to be behind it.
+        let twice = [&whole[..whole.len() - 1], &[0x09, 0x04, 0x0c, 0x00]].concat();
+        for footer in [&twice[..], &[0x15, 0x02, 0x18, 0x00, 0x00], &[0x49, 0x0c, 0x09, 0x04, 0x0c, 0x00]] {
+            assert_eq!(check_metadata(&mut Thrift(footer)), Err(DAMAGED), "{footer:?}");
+        }
+    }
+
+    #[test]
+    fn columns_take_only_so_much_memory_with_their_paths() {
+        // Ten columns in one another, and so many in the last, all with a name of 10,000 bytes.
+        let columns = |leaves: usize| {
+            let element = |children: usize| {
+                let children = [&[0x15][..], &varint(children * 2)].concat();
+                [&[0x48][..], &varint(10_000), &[b'x'; 10_000], &children, &[0x00]].concat()
+            };
+            let elements = [element(1).repeat(9), element(leaves), element(0).repeat(leaves)].concat();
+            [&[0x15, 0x02, 0x19, 0xfc][..], &varint(10 + leaves), &elements, &[0x00]].concat()
+        };
+        assert_eq!(check_metadata(&mut Thrift(&columns(1000))), Ok(()));
+        let refused = check_metadata(&mut Thrift(&columns(3000)));
+        assert_eq!(refused, Err("its columns, or their names, are too many"));
+    }
+
+    #[test]
+    fn a_footer_that_is_too_large_is_not_read() {
+        let file = tempfile::tempfile().unwrap();
+        let length = MOST_BYTES + 1;
+        file.set_len(u64::from(length)).unwrap();
+        io::Seek::seek(&mut &file, io::SeekFrom::End(0)).unwrap();
+        io::Write::write_all(&mut &file, &[&length.to_le_bytes()[..], b"PAR1"].concat()).unwrap();
+        let refused = check(&file).unwrap_err();
+        assert!(refused.contains("16777217 bytes"), "{refused}");
     }
 
     #[test]
     fn files_that_are_none_are_left_to_the_library() {
         let file = tempfile::tempfile().unwrap();
         assert_eq!(check(&file), Ok(()));
-        std::io::Write::write_all(&mut &file, b"PAR1 and nothing else").unwrap();
+        io::Write::write_all(&mut &file, b"PAR1 and nothing else").unwrap();
         assert_eq!(check(&file), Ok(()));
     }
 }

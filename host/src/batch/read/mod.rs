@@ -9,6 +9,7 @@ mod json;
 mod ndjson;
 mod pages;
 mod parquet;
+mod thrift;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;

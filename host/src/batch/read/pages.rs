@@ -5,13 +5,19 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 
 use bytes::Bytes;
-use parquet::errors::Result;
+use flate2::read::MultiGzDecoder;
+use parquet::column::page::Page;
+use parquet::errors::{ParquetError, Result};
 use parquet::file::reader::{ChunkReader, Length};
+
+use super::thrift::{Checked, Damaged, Fields, Kind, Thrift};
 
 /// Most bytes that the pages which are unpacked at the same time take.
 pub(super) const MOST_BYTES: usize = 256 << 20;
 /// A page of this size is never too large; those of most writers have 1 MiB.
 const ALWAYS_ENOUGH: usize = 8 << 20;
+/// Most bytes of a page's header: that of most writers has a few dozen, or a few thousand with a text's least and greatest value.
+const HEADER_BYTES: usize = 64 << 10;
 
 pub(super) struct Pages {
     file: File,
@@ -30,6 +36,33 @@ impl Pages {
     pub(super) fn new(file: File, columns: usize) -> Pages {
         Pages { file, most: (MOST_BYTES / columns.max(1)).max(ALWAYS_ENOUGH) }
     }
+
+    /// Unpacks what GZIP has packed. The library does so to its end, whatever size stands in front of it.
+    pub(super) fn unpack(&self, page: &mut Page) -> Result<()> {
+        let (buffer, levels) = match page {
+            Page::DataPageV2 { is_compressed: false, .. } => return Ok(()),
+            Page::DataPageV2 { buf, def_levels_byte_len, rep_levels_byte_len, .. } => {
+                (buf, *def_levels_byte_len as usize + *rep_levels_byte_len as usize)
+            }
+            Page::DataPage { buf, .. } | Page::DictionaryPage { buf, .. } => (buf, 0),
+        };
+        let (levels, packed) = buffer
+            .split_at_checked(levels)
+            .ok_or_else(|| ParquetError::General("the levels of a page are not all there".to_owned()))?;
+        let mut unpacked = levels.to_vec();
+        // A page without values has nothing at all behind the levels.
+        if !packed.is_empty() {
+            MultiGzDecoder::new(packed).take(self.most as u64 + 1).read_to_end(&mut unpacked)?;
+        }
+        if unpacked.len() > self.most {
+            return Err(ParquetError::General(format!(
+                "a page unpacks to more than {} bytes, which it may have",
+                self.most
+            )));
+        }
+        *buffer = unpacked.into();
+        Ok(())
+    }
 }
 
 impl Length for Pages {
@@ -42,7 +75,8 @@ impl ChunkReader for Pages {
     type T = Header;
 
     fn get_read(&self, start: u64) -> Result<Header> {
-        Ok(Header { reader: self.file.get_read(start)?, most: Some(self.most) })
+        let file = self.file.get_read(start)?.into_inner();
+        Ok(Header { reader: BufReader::with_capacity(HEADER_BYTES, file), most: Some(self.most) })
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes> {
@@ -53,8 +87,8 @@ impl ChunkReader for Pages {
 impl Read for Header {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if let Some(most) = self.most.take() {
-            let size = unpacked_size(self.reader.fill_buf()?);
-            let size = size.ok_or_else(|| io::Error::other("a page does not say how large it is"))?;
+            let size = size_of_page(self.reader.fill_buf()?);
+            let size = size.map_err(|Damaged| io::Error::other("the header of a page is damaged"))?;
             if size > most as u64 {
                 return Err(io::Error::other(format!(
                     "a page of {size} bytes is larger than {most}, which it may have"
@@ -65,31 +99,45 @@ impl Read for Header {
     }
 }
 
-/// The second field of a page's header, behind its type. Source: parquet-format's `parquet.thrift`, in Thrift's compact
-/// protocol.
-fn unpacked_size(header: &[u8]) -> Option<u64> {
-    /// The next field, a 32-bit integer.
-    const NEXT_I32: u8 = 0x15;
-    let (_type, rest) = varint(header.strip_prefix(&[NEXT_I32])?)?;
-    let (zigzag, _) = varint(rest.strip_prefix(&[NEXT_I32])?)?;
-    Some(zigzag / 2)
-}
+const NONE: Fields = Fields::NONE;
 
-/// Seven bits a byte, the lowest first.
-pub(super) fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
-    let mut value = 0;
-    for (index, &byte) in bytes.iter().enumerate().take(10) {
-        value |= u64::from(byte & 0x7f) << (7 * index);
-        if byte & 0x80 == 0 {
-            return Some((value, &bytes[index + 1..]));
+/// `PageHeader`. Source of this and the others: parquet-format's `parquet.thrift`.
+const HEADER: Fields = Fields(&[
+    (1, Kind::I32, NONE),
+    (UNPACKED_SIZE, Kind::I32, NONE),
+    (PACKED_SIZE, Kind::I32, NONE),
+    (4, Kind::I32, NONE),
+    (5, Kind::STRUCT, DATA),
+    (6, Kind::STRUCT, NONE),
+    (7, Kind::STRUCT, DICTIONARY),
+    (8, Kind::STRUCT, DATA_V2),
+]);
+const UNPACKED_SIZE: i16 = 2;
+const PACKED_SIZE: i16 = 3;
+
+/// `DataPageHeader`, `DictionaryPageHeader` and `DataPageHeaderV2`; statistics are passed by.
+const DATA: Fields = Fields(&[(1, Kind::I32, NONE), (2, Kind::I32, NONE), (3, Kind::I32, NONE), (4, Kind::I32, NONE)]);
+const DICTIONARY: Fields = Fields(&[(1, Kind::I32, NONE), (2, Kind::I32, NONE), (3, Kind::BOOL, NONE)]);
+const DATA_V2: Fields = Fields(&[
+    (1, Kind::I32, NONE),
+    (2, Kind::I32, NONE),
+    (3, Kind::I32, NONE),
+    (4, Kind::I32, NONE),
+    (5, Kind::I32, NONE),
+    (6, Kind::I32, NONE),
+    (7, Kind::BOOL, NONE),
+]);
+
+/// How many bytes the page has that this is the header of, packed or unpacked.
+fn size_of_page(header: &[u8]) -> Checked<u64> {
+    let (mut header, mut number, mut size) = (Thrift(header), 0, 0);
+    while let Some((kind, fields)) = header.field(&mut number, HEADER)? {
+        match number {
+            UNPACKED_SIZE | PACKED_SIZE => size = u64::try_from(header.integer()?).map_err(|_| Damaged)?.max(size),
+            _ => header.skip(kind, fields)?,
         }
     }
-    None
-}
-
-/// A number whose sign is in its lowest bit, so that small ones are short.
-pub(super) fn zigzag(value: u64) -> i64 {
-    (value >> 1) as i64 ^ -((value & 1) as i64)
+    Ok(size)
 }
 
 #[cfg(test)]
@@ -99,24 +147,51 @@ mod tests {
 
     use super::*;
 
+    /// A header of a page that claims so many bytes, with these fields behind the sizes.
+    fn header(size: &[u8], behind: &[u8]) -> Vec<u8> {
+        [&[0x15, 0x00, 0x15], size, &[0x15, 0x00], behind, &[0x00]].concat()
+    }
+
+    const MOST_SIZE: [u8; 5] = [0xfe, 0xff, 0xff, 0xff, 0x0f];
+
     #[test]
     fn a_page_that_claims_more_than_it_may_have_is_not_begun() {
         let mut file = tempfile::tempfile().unwrap();
-        file.write_all(&[0x15, 0x00, 0x15, 0xd0, 0x0f, 0x15, 0x00, 0x15, 0xfe, 0xff, 0xff, 0xff, 0x0f]).unwrap();
+        let fits = header(&[0xd0, 0x0f], &[]);
+        file.write_all(&[&fits[..], &header(&MOST_SIZE, &[])].concat()).unwrap();
         let pages = Pages::new(file, 1);
         let mut first = [0; 5];
         pages.get_read(0).unwrap().read_exact(&mut first).unwrap();
         assert_eq!(first, [0x15, 0x00, 0x15, 0xd0, 0x0f]);
-        let error = pages.get_read(5).unwrap().read_exact(&mut first).unwrap_err();
+        let error = pages.get_read(fits.len() as u64).unwrap().read_exact(&mut first).unwrap_err();
         assert!(error.to_string().contains("a page of 2147483647 bytes"), "{error}");
     }
 
     #[test]
-    fn the_size_is_behind_the_type() {
-        assert_eq!(unpacked_size(&[0x15, 0x00, 0x15, 0xd0, 0x0f, 0x15, 0x02]), Some(1000));
-        assert_eq!(unpacked_size(&[0x15, 0x04, 0x15, 0xfe, 0xff, 0xff, 0xff, 0x0f]), Some(i32::MAX as u64));
-        for header in [&[][..], &[0x15], &[0x15, 0x00, 0x25, 0x02], &[0x15, 0x00, 0x15, 0xff, 0xff]] {
-            assert_eq!(unpacked_size(header), None, "{header:?}");
+    fn a_header_has_one_size() {
+        // The header of a dictionary and that of a page of the second version, with statistics.
+        let dictionary = [0x4c, 0x15, 0x02, 0x15, 0x00, 0x11, 0x00];
+        let second = [&[0x5c][..], &[0x15, 0x02].repeat(6), &[0x12, 0x1c, 0x18, 0x01, b'x', 0x00, 0x00]].concat();
+        for behind in [&[][..], &dictionary, &second] {
+            assert_eq!(size_of_page(&header(&[0xd0, 0x0f], behind)), Ok(1000), "{behind:?}");
+        }
+        assert_eq!(size_of_page(&header(&MOST_SIZE, &[])), Ok(i32::MAX as u64));
+        let packed = [&[0x15, 0x00, 0x15, 0x02, 0x15][..], &MOST_SIZE, &[0x00]].concat();
+        assert_eq!(size_of_page(&packed), Ok(i32::MAX as u64));
+        let again = [&[0x05, 0x04][..], &MOST_SIZE].concat();
+        let wrapped = [&[0x05, 0x84, 0x80, 0x08][..], &MOST_SIZE].concat();
+        for (behind, what) in [
+            (&again[..], "the size again"),
+            (&wrapped, "field 65538"),
+            (&[0x1c, 0x00], "a struct in place of a checksum"),
+            (&[0x25, 0x02], "a number in place of the header of a data page"),
+            (&[0x2c, 0x16, 0x02, 0x00], "values in 64 bits"),
+            (&[0x4c, 0x35, 0x02, 0x00], "a number in place of a truth"),
+        ] {
+            assert_eq!(size_of_page(&header(&[0xd0, 0x0f], behind)), Err(Damaged), "{what}");
+        }
+        for header in [&[][..], &[0x15], &header(&[0x01], &[])] {
+            assert_eq!(size_of_page(header), Err(Damaged), "{header:?}");
         }
     }
 }

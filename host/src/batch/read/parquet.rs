@@ -9,7 +9,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 use parquet::arrow::{ProjectionMask, parquet_to_arrow_field_levels, parquet_to_arrow_schema};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::arrow::{
     Elements, Problems, add_sizes, copy_list, copy_scalars, has_form, has_one_size, is_list, json_of, with_views,
@@ -150,7 +150,7 @@ impl Table {
                     rows.bad(format!("the row is larger than {} bytes (--max-body-bytes)", self.row_bytes));
                 }
                 Some(columns) => read_fixed(&part, columns, &self.names, rows)?,
-                None => read_objects(&part, &self.names, self.id, rows)?,
+                None => read_objects(&part, &self.names, self.id, rows),
             }
             if rows.is_full() {
                 chunks.send(rows)?;
@@ -212,43 +212,55 @@ fn read_fixed(part: &RecordBatch, columns: &Columns, names: &[String], rows: &mu
         }
         inputs.push(elements);
     }
-    let ids = columns.id.map(|column| ids(part.column(column))).transpose()?.unwrap_or_default();
+    let ids = columns.id.map(|column| ids(part.column(column), &names[column], &mut problems));
+    let ids = ids.transpose()?.unwrap_or_default();
     let datas = inputs.into_iter().map(Elements::into_column).collect();
     rows.extend(count, datas, problems.into_rows(), ids);
     Ok(())
 }
 
 /// What rows are called, by their place.
-fn ids(array: &dyn Array) -> Result<Vec<(usize, Box<RawValue>)>> {
-    let named = (0..array.len()).filter(|&row| !array.is_null(row));
-    let named = named.map(|row| {
-        let id = json_of(array, row)?;
-        let id = serde_json::to_string(&id).and_then(RawValue::from_string).map_err(Error::internal)?;
-        Ok((row, id))
-    });
-    named.collect()
+fn ids(array: &dyn Array, name: &str, problems: &mut Problems) -> Result<Vec<(usize, Box<RawValue>)>> {
+    let mut ids = Vec::new();
+    for row in (0..array.len()).filter(|&row| array.is_valid(row)) {
+        match json_of(array, row) {
+            Ok(id) => ids.push((row, to_raw_value(&id).map_err(Error::internal)?)),
+            Err(misfit) => problems.add(row, || format!("column {name}: {misfit}")),
+        }
+    }
+    Ok(ids)
 }
 
 /// Rows as objects in JSON, for a plugin or where they differ in size.
-fn read_objects(part: &RecordBatch, names: &[String], id: Option<usize>, rows: &mut Collector<'_>) -> Result<()> {
+fn read_objects(part: &RecordBatch, names: &[String], id: Option<usize>, rows: &mut Collector<'_>) {
     for row in 0..part.num_rows() {
-        let mut object = serde_json::Map::new();
-        for (column, name) in names.iter().enumerate() {
-            let value = json_of(part.column(column), row)?;
-            if Some(column) == id {
-                let id = serde_json::to_string(&value).and_then(RawValue::from_string).map_err(Error::internal)?;
-                rows.id(id);
-            } else {
-                object.insert(name.clone(), value);
-            }
-        }
-        let row = match rows.plan.way {
-            Way::Plugin => serde_json::json!({ "record": object }),
-            _ => serde_json::Value::Object(object),
-        };
-        if let Err(error) = read_row(row.to_string().as_bytes(), rows) {
+        if let Err(error) = read_object(part, row, names, id, rows) {
             rows.bad(error.message);
         }
     }
-    Ok(())
+}
+
+fn read_object(
+    part: &RecordBatch,
+    row: usize,
+    names: &[String],
+    id: Option<usize>,
+    rows: &mut Collector<'_>,
+) -> Result<()> {
+    let value = |column: usize| {
+        let value = json_of(part.column(column), row);
+        value.map_err(|misfit| Error::invalid_input(format!("column {}: {misfit}", names[column])))
+    };
+    if let Some(id) = id.filter(|&id| part.column(id).is_valid(row)) {
+        rows.id(to_raw_value(&value(id)?).map_err(Error::internal)?);
+    }
+    let mut object = serde_json::Map::new();
+    for (column, name) in names.iter().enumerate().filter(|(column, _)| Some(*column) != id) {
+        object.insert(name.clone(), value(column)?);
+    }
+    let row = match rows.plan.way {
+        Way::Plugin => serde_json::json!({ "record": object }),
+        _ => serde_json::Value::Object(object),
+    };
+    read_row(row.to_string().as_bytes(), rows)
 }

@@ -12,7 +12,7 @@ mod write;
 pub use lists::Text;
 pub use object::read_object;
 pub use read::{pairs_in_order, read_shaped, read_value};
-pub use write::{TensorData, ValueData, ValueJson};
+pub use write::{TensorData, ValueData, ValueJson, word_for};
 
 /// What JSON has no number for, both ways, in tensors of floats. JavaScript and Python write the same words.
 const NAN: &str = "NaN";

@@ -131,7 +131,8 @@ impl Serialize for Float64 {
     }
 }
 
-fn word_for(value: f64) -> Option<&'static str> {
+/// What a float is called that JSON has no number for.
+pub fn word_for(value: f64) -> Option<&'static str> {
     match value {
         _ if value.is_finite() => None,
         f64::INFINITY => Some(INFINITY),
