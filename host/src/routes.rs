@@ -21,7 +21,8 @@ use crate::{grpc, http};
 /// # Errors
 /// An origin in the configuration that is none.
 pub fn router(app: Arc<App>) -> Result<Router> {
-    Ok(observed(rest(&app)?.merge(calls(&app)?), app))
+    let calls = calls(&app)?.layer(Observe(app.clone()));
+    Ok(rest(&app)?.merge(calls).with_state(app))
 }
 
 /// gRPC alone, for a port of its own.
@@ -29,12 +30,7 @@ pub fn router(app: Arc<App>) -> Result<Router> {
 /// # Errors
 /// Descriptors that are none.
 pub fn grpc_router(app: Arc<App>) -> Result<Router> {
-    Ok(observed(calls(&app)?.fallback(http::not_found), app))
-}
-
-/// Outermost: what answers below, a refused method or a panic too, is counted, logged and gets its request id.
-fn observed(router: Router<Arc<App>>, app: Arc<App>) -> Router {
-    router.layer(Observe(app.clone())).with_state(app)
+    Ok(calls(&app)?.fallback(http::not_found).layer(Observe(app.clone())).with_state(app))
 }
 
 fn rest(app: &Arc<App>) -> Result<Router<Arc<App>>> {
@@ -94,8 +90,10 @@ fn rest(app: &Arc<App>) -> Result<Router<Arc<App>>> {
         .route("/metrics", get(http::health::metrics))
         .fallback(http::not_found)
         .method_not_allowed_fallback(http::method_not_allowed)
-        // The outermost first; together, for each layer by itself costs every request a box.
+        // The outermost first: what answers below, a refused method or a panic too, is counted, logged and gets its request
+        // id. Together, for each layer by itself costs every request a box.
         .layer((
+            Observe(app.clone()),
             ShareOrigins(Arc::new(cors)),
             ReadPaths,
             MapRequestLayer::new(move |mut request| {

@@ -342,6 +342,10 @@ async fn parse_form(app: &App, request: Request, deadline: Instant) -> Result<Pa
     raw_body(app, Asked { headers, parameters, content_type, body: bytes, deadline }).await
 }
 
+/// Of an answer in JSON, and of what is set on it: what is known to come need not be made room for again and again.
+const USUAL_BYTES: usize = 512;
+const USUAL_HEADERS: usize = 12;
+
 fn wrap(
     model: &ModelVersion,
     prediction: &Prediction,
@@ -350,24 +354,30 @@ fn wrap(
     rows: Option<usize>,
 ) -> Result<Response> {
     let frame = Frame { model, id, started };
-    let body = match &*prediction.answer {
+    let mut body = Vec::with_capacity(USUAL_BYTES);
+    let written = match &*prediction.answer {
         Answer::Outputs(outputs) if let Some(rows) = rows => {
-            serde_json::to_vec(&PredictionsAnswer::new(frame, outputs, rows)?)
+            serde_json::to_writer(&mut body, &PredictionsAnswer::new(frame, outputs, rows)?)
         }
-        Answer::Outputs(outputs) => serde_json::to_vec(&OutputsAnswer { frame, outputs }),
+        Answer::Outputs(outputs) => serde_json::to_writer(&mut body, &OutputsAnswer { frame, outputs }),
         Answer::Response(response) if response.content_type == "application/json" => {
             let fields: BTreeMap<&str, &RawValue> = match serde_json::from_slice(&response.body) {
                 Ok(fields) => fields,
                 // JSON, but no object to merge into: sent as the plugin made it.
                 Err(_) => return Ok(as_made(response, prediction.cached)),
             };
-            serde_json::to_vec(&PluginAnswer { frame, fields })
+            serde_json::to_writer(&mut body, &PluginAnswer { frame, fields })
         }
         Answer::Response(response) => return Ok(as_made(response, prediction.cached)),
     };
-    let body = body.map_err(Error::internal)?;
-    let json = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Ok(([json, cache_header(prediction.cached)], body).into_response())
+    written.map_err(Error::internal)?;
+    let mut response = Response::new(Body::from(body));
+    let headers = response.headers_mut();
+    headers.reserve(USUAL_HEADERS);
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let (cache, cached) = cache_header(prediction.cached);
+    headers.insert(cache, cached);
+    Ok(response)
 }
 
 /// A plugin's answer of its own media type.
