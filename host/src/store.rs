@@ -331,7 +331,10 @@ impl Store {
         match wanted {
             Ok(true) => writer.finish().await?,
             not_wanted => {
-                writer.abort().await?;
+                // Why it ends is what its client has to know; the store removes parts of uploads that do not end by itself.
+                if let Err(error) = writer.abort().await {
+                    tracing::warn!(path, %error, "the parts of an upload that is not wanted were not removed");
+                }
                 return not_wanted;
             }
         };

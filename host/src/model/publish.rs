@@ -41,6 +41,9 @@ impl Repository {
         let entry = &sidecar.entry();
         let deleted = || RepositoryError::BeingDeleted { id: entry.id.clone() };
         if let Some(labels) = labels {
+            if !self.is_claimed(sidecar).await? {
+                return Err(deleted());
+            }
             self.store.replace(&self.layout.of_version(entry, LABELS), labels.clone()).await?;
         }
         for file in sidecar.files.iter().map(|file| file.path.as_str()).chain([MODEL]) {
@@ -58,7 +61,7 @@ impl Repository {
     }
 
     /// Whether the name that an upload claimed is still its own: the model may have been deleted meanwhile, and uploaded anew.
-    async fn is_claimed(&self, sidecar: &Sidecar) -> store::Result<bool> {
+    pub(super) async fn is_claimed(&self, sidecar: &Sidecar) -> store::Result<bool> {
         let path = self.layout.of_version(&sidecar.entry(), SIDECAR);
         let claim = self.store.read(&path).await?.and_then(|json| serde_json::from_slice::<Sidecar>(&json).ok());
         Ok(claim.is_some_and(|claim| claim.uploaded_at == sidecar.uploaded_at))

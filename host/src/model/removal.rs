@@ -214,9 +214,12 @@ mod tests {
         publish(&repository, "a", "1").await.unwrap();
         let model = store.path().join("models/a/1/model.onnx");
         let quick = std::fs::read(&model).unwrap();
-        let refused = repository.write(&slow, None, &folder).await.unwrap_err();
-        assert!(matches!(refused, RepositoryError::BeingDeleted { .. }), "{refused}");
+        for labels in [None, Some(&Bytes::from_static(b"[\"slow\"]"))] {
+            let refused = repository.write(&slow, labels, &folder).await.unwrap_err();
+            assert!(matches!(refused, RepositoryError::BeingDeleted { .. }), "{refused}");
+        }
         assert!(std::fs::read(&model).unwrap() == quick);
+        assert_eq!(std::fs::read(model.with_file_name("labels.json")).unwrap(), b"[]");
         assert!(!repository.reclaim(&slow).await.unwrap());
         // Where nobody has the name it is the upload's own again, and taken back under it.
         repository.remove_model("a").await.unwrap();

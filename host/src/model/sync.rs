@@ -142,14 +142,19 @@ impl Models {
                     self.registry.note(&entry, |known| known.marks = Some(marks));
                     return;
                 }
+                // Not while somebody puts the version before back in its place, to be run in another way or with other plugins:
+                // it would serve on under the marks of this one.
+                let Ok(_change) = self.changes.acquire().await else { return };
+                // Whoever had the leave before may have removed it.
+                let now = self.registry.find(&entry.id, Some(&entry.version));
+                if now.map_or(true, |now| now.known_since != known.known_since) {
+                    return;
+                }
                 let anew = self.look_at(entry.clone(), marks, known.takes_traffic).await;
                 if matches!(&anew.state, State::Failed(error) if error.code == ErrorCode::NotReady) {
                     // What serves goes on until it can be told what takes its place.
                     return;
                 }
-                // Not while somebody puts the version before back in its place, to be run in another way or with other plugins:
-                // it would serve on under the marks of this one.
-                let Ok(_change) = self.changes.acquire().await else { return };
                 self.forget(&entry, "changed in the store").await;
                 self.registry.know(anew);
             }

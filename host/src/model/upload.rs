@@ -11,7 +11,7 @@ use super::incoming::{CameAs, NewFiles, inspect};
 use super::load::Models;
 use super::model_toml::{ModelConfig, Pipeline, StageBinding};
 use super::registry::ModelVersion;
-use super::repository::{Entry, Settings, Sidecar, Stored};
+use super::repository::{Entry, RepositoryError, Settings, Sidecar, Stored};
 use super::{check_name, labels};
 use crate::error::{Error, ErrorCode, Result};
 use crate::onnx::ModelMetadata;
@@ -82,6 +82,10 @@ impl Models {
     async fn publish_claimed(&self, mut model: ModelVersion, new: &NewModel) -> Result<Arc<ModelVersion>> {
         {
             let _change = self.changes.acquire().await.map_err(Error::internal)?;
+            // The model may have been deleted while this waited, and its name be another's: what is set for that one stays.
+            if !self.repository.is_claimed(&model.info).await? {
+                return Err(RepositoryError::BeingDeleted { id: new.id.clone() }.into());
+            }
             let config = self.repository.config(&new.id).await?;
             let pipeline = new.pipeline.as_ref().unwrap_or_else(|| config.pipeline_of(&new.version));
             self.bind_to_current(&mut model, pipeline).await?;

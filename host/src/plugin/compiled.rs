@@ -17,6 +17,8 @@ use wasmtime::component::Component;
 /// Bytes of the checksum that a file ends with.
 const CHECKSUM: usize = 32;
 const EXTENSION: &str = "cwasm";
+/// Of the files: one of another is not looked at.
+const FORMAT: u32 = 2;
 
 /// A private folder of compiled components. Cloning shares it.
 #[derive(Debug, Clone)]
@@ -24,6 +26,8 @@ pub struct CompiledCache {
     folder: PathBuf,
     /// Of all files together; past it those not used for longest go.
     max_bytes: u64,
+    /// What was removed or replaced in it is still there for whoever has mapped it.
+    is_local: bool,
 }
 
 impl CompiledCache {
@@ -42,7 +46,7 @@ impl CompiledCache {
                 "others may write to it, and what lies there is run as machine code; it has to be this user's alone",
             ));
         }
-        Ok(CompiledCache { folder: folder.to_owned(), max_bytes })
+        Ok(CompiledCache { folder: folder.to_owned(), max_bytes, is_local: is_local(folder) })
     }
 
     /// What was kept under that key for this very build of wasmtime and its settings. Blocks on the disk.
@@ -59,7 +63,7 @@ impl CompiledCache {
         let component = content
             .split_last_chunk::<CHECKSUM>()
             .filter(|(code, checksum)| **checksum == *Sha256::digest(code))
-            .and_then(|_| deserialize(engine, &file));
+            .and_then(|(code, _)| deserialize(engine, code, self.is_local.then_some(&file)));
         match component {
             Some(component) => {
                 mark_used(&file);
@@ -90,6 +94,7 @@ impl CompiledCache {
     fn file(&self, engine: &Engine, key: &str) -> PathBuf {
         let mut hasher = DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
+        FORMAT.hash(&mut hasher);
         self.folder.join(format!("{key}-{:016x}.{EXTENSION}", hasher.finish()))
     }
 
@@ -124,15 +129,38 @@ fn mark_used(file: &Path) {
     }
 }
 
-/// The file is mapped, so only what runs of it takes memory. Files here are replaced and removed, and never changed.
+/// Whether a folder is on a disk or in the memory of this machine.
+#[cfg(target_os = "linux")]
+fn is_local(folder: &Path) -> bool {
+    // Source: statfs(2). In turn: btrfs, ext2 to ext4, f2fs, overlayfs, tmpfs, xfs, zfs.
+    const LOCAL: [i64; 7] = [0x9123_683E, 0xEF53, 0xF2F5_2010, 0x794C_7630, 0x0102_1994, 0x5846_5342, 0x2FC1_2FC1];
+    rustix::fs::statfs(folder).is_ok_and(|filesystem| LOCAL.contains(&filesystem.f_type))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_local(_: &Path) -> bool {
+    false
+}
+
+/// A file is mapped, so that only what runs of it takes memory. Where there is none to map, or the volume lets nothing in it be
+/// run, the code is copied.
 #[allow(
     unsafe_code,
     reason = "machine code that this host wrote, in a folder that only it may write to, whole by its checksum"
 )]
-fn deserialize(engine: &Engine, file: &Path) -> Option<Component> {
+fn deserialize(engine: &Engine, code: &[u8], file: Option<&PathBuf>) -> Option<Component> {
     // SAFETY: `put` wrote it from `Component::serialize`: `open` refuses a folder that others may write to, the
-    // checksum has shown that nothing is missing, and wasmtime itself refuses what another version of it has made.
-    match unsafe { Component::deserialize_file(engine, file) } {
+    // checksum has shown that nothing is missing, and wasmtime itself refuses what another version of it has made. A mapped
+    // file is on this machine; files are replaced and removed, and never changed.
+    let component = unsafe {
+        match file.map(|file| Component::deserialize_file(engine, file)) {
+            Some(Ok(component)) => return Some(component),
+            Some(Err(error)) => tracing::debug!(%error, "a compiled plugin cannot be mapped"),
+            None => {}
+        }
+        Component::deserialize(engine, code)
+    };
+    match component {
         Ok(component) => Some(component),
         Err(error) => {
             tracing::debug!(%error, "a compiled plugin is of another wasmtime");
@@ -169,6 +197,17 @@ mod tests {
         assert!(cache.get(&other, "key").is_none());
         assert_eq!(fs::metadata(&files(&cache)[0]).unwrap().mode() & 0o777, 0o600);
         assert_eq!(fs::metadata(&cache.folder).unwrap().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn what_cannot_be_mapped_is_copied() {
+        let (_folder, mut cache, engine, component) = cache(1 << 30);
+        cache.put(&engine, "key", &component);
+        cache.is_local = false;
+        assert!(cache.get(&engine, "key").is_some());
+        let code = component.serialize().unwrap();
+        assert!(deserialize(&engine, &code, Some(&cache.folder.join("none"))).is_some());
+        assert!(deserialize(&engine, &code[..100], None).is_none());
     }
 
     #[test]

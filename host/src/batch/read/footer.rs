@@ -10,7 +10,8 @@ use super::thrift::{Checked, Damaged, Fields, Kind, Thrift};
 /// Levels of columns in columns. What is read here has a few.
 const MOST_LEVELS: usize = 32;
 
-/// Most bytes of a footer, of which the library makes up to 40 times as many. A hundred columns of a thousand row groups fit.
+/// Most bytes of a footer, of which the library makes up to 40 times as many. A hundred columns of
+/// numbers in a thousand row groups fit, and half as many of texts, whose least and greatest are in it too.
 const MOST_BYTES: u32 = 16 << 20;
 
 /// Most memory that columns may take, how much one takes beside its path about, and a part of a path beside its name: the path

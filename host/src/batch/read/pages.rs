@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
+use std::os::unix::fs::FileExt;
 
 use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
@@ -16,8 +17,10 @@ use super::thrift::{Checked, Damaged, Fields, Kind, Thrift};
 pub(super) const MOST_BYTES: usize = 256 << 20;
 /// A page of this size is never too large; those of most writers have 1 MiB.
 const ALWAYS_ENOUGH: usize = 8 << 20;
-/// Most bytes of a page's header: that of most writers has a few dozen, or a few thousand with a text's least and greatest value.
+/// Bytes in which the header of a page mostly ends.
 const HEADER_BYTES: usize = 64 << 10;
+/// Most bytes of a header: some writers put a page's least and greatest text into it, however long they are.
+const MOST_HEADER_BYTES: u64 = 16 << 20;
 
 pub(super) struct Pages {
     file: File,
@@ -27,6 +30,7 @@ pub(super) struct Pages {
 /// What begins with the header of a page.
 pub(super) struct Header {
     reader: BufReader<File>,
+    start: u64,
     /// What the page may take; `None` once it was looked at.
     most: Option<usize>,
 }
@@ -76,7 +80,7 @@ impl ChunkReader for Pages {
 
     fn get_read(&self, start: u64) -> Result<Header> {
         let file = self.file.get_read(start)?.into_inner();
-        Ok(Header { reader: BufReader::with_capacity(HEADER_BYTES, file), most: Some(self.most) })
+        Ok(Header { reader: BufReader::with_capacity(HEADER_BYTES, file), start, most: Some(self.most) })
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes> {
@@ -84,11 +88,26 @@ impl ChunkReader for Pages {
     }
 }
 
+impl Header {
+    /// The size of its page, for which the whole header is read.
+    fn size(&mut self) -> io::Result<u64> {
+        let mut size = size_of_page(self.reader.fill_buf()?);
+        let (file, mut room) = (self.reader.get_ref(), HEADER_BYTES as u64);
+        let left = file.metadata()?.len().saturating_sub(self.start);
+        while size.is_err() && room < left.min(MOST_HEADER_BYTES) {
+            room = left.min(2 * room);
+            let mut header = vec![0; room as usize];
+            file.read_exact_at(&mut header, self.start)?;
+            size = size_of_page(&header);
+        }
+        size.map_err(|Damaged| io::Error::other("the header of a page is damaged"))
+    }
+}
+
 impl Read for Header {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if let Some(most) = self.most.take() {
-            let size = size_of_page(self.reader.fill_buf()?);
-            let size = size.map_err(|Damaged| io::Error::other("the header of a page is damaged"))?;
+            let size = self.size()?;
             if size > most as u64 {
                 return Err(io::Error::other(format!(
                     "a page of {size} bytes is larger than {most}, which it may have"
@@ -165,6 +184,27 @@ mod tests {
         assert_eq!(first, [0x15, 0x00, 0x15, 0xd0, 0x0f]);
         let error = pages.get_read(fits.len() as u64).unwrap().read_exact(&mut first).unwrap_err();
         assert!(error.to_string().contains("a page of 2147483647 bytes"), "{error}");
+    }
+
+    #[test]
+    fn a_header_may_have_long_texts() {
+        // The least value of a page, of 200,000 bytes.
+        let text = [&[0x18, 0xc0, 0x9a, 0x0c][..], &[b'x'; 200_000]].concat();
+        let statistics =
+            [&[0x2c, 0x15, 0x02, 0x15, 0x00, 0x15, 0x06, 0x15, 0x06, 0x1c][..], &text, &[0x00, 0x00]].concat();
+        let mut file = tempfile::tempfile().unwrap();
+        let (fits, too_large) = (header(&[0xd0, 0x0f], &statistics), header(&MOST_SIZE, &statistics));
+        file.write_all(&[&fits[..], &too_large].concat()).unwrap();
+        let pages = Pages::new(file, 1);
+        let mut read = vec![0; fits.len()];
+        pages.get_read(0).unwrap().read_exact(&mut read).unwrap();
+        assert!(read == fits);
+        let error = pages.get_read(fits.len() as u64).unwrap().read_exact(&mut read).unwrap_err();
+        assert!(error.to_string().contains("a page of 2147483647 bytes"), "{error}");
+        let mut cut = tempfile::tempfile().unwrap();
+        cut.write_all(&fits[..150_000]).unwrap();
+        let error = Pages::new(cut, 1).get_read(0).unwrap().read_exact(&mut read).unwrap_err();
+        assert!(error.to_string().contains("damaged"), "{error}");
     }
 
     #[test]

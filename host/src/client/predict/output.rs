@@ -39,6 +39,11 @@ impl Output {
         }
         // A link stays: what it leads to is replaced, or is new. Links in a circle were an error above.
         while let Ok(target) = path.read_link() {
+            if path.starts_with("/proc") {
+                // `/dev/stdout` and its like are what somebody has open: it is written on, behind what is in it.
+                let writer = File::options().append(true).open(&path).await.map_err(cannot_write)?;
+                return Ok(Output { writer: BufWriter::with_capacity(BLOCK, Box::new(writer)), file: None });
+            }
             path = path.parent().unwrap_or(Path::new("/")).join(target);
         }
         let folder = path.parent().unwrap_or(Path::new("/"));
@@ -100,6 +105,15 @@ mod tests {
         }
         symlink("circle", folder.path().join("circle")).unwrap();
         assert!(Output::create(&folder.path().join("circle")).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_somebody_has_open_is_written_on() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        std::io::Write::write_all(&mut file, b"before, ").unwrap();
+        let link = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(file.as_file()));
+        write(Path::new(&link)).await;
+        assert_eq!(std::fs::read(file.path()).unwrap(), b"before, rows");
     }
 
     #[tokio::test]
