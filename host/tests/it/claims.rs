@@ -3,9 +3,12 @@
 use std::io::Write;
 use std::sync::Arc;
 
-use arrow_array::{FixedSizeListArray, Float32Array};
+use arrow_array::{ArrayRef, FixedSizeListArray, Float32Array, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field};
 use futures_util::StreamExt;
+use parquet::arrow::ArrowWriter;
+use parquet::basic::Compression;
+use parquet::file::properties::WriterProperties;
 use serde_json::{Value, json};
 
 use crate::batch_tables::parquet;
@@ -13,7 +16,7 @@ use crate::binary::{Process, client};
 use crate::onnx_file::{self, int, ints, node, value};
 use crate::parquet_file::{
     BYTE_ARRAY, DELTA_LENGTH_BYTE_ARRAY, FLOAT, GZIP, LZ4, PLAIN, REPEATED, REQUIRED, Struct, group, leaf,
-    of_packed_page, of_page, of_schema, varint,
+    of_columns_with_one_page, of_packed_page, of_page, of_schema, varint,
 };
 use crate::support::answer;
 
@@ -150,6 +153,47 @@ async fn a_page_unpacks_to_no_more_than_a_page_may_have() {
     let file = of_packed_page(BYTE_ARRAY, REQUIRED, 1, PLAIN, (LZ4, text.len()), &frame);
     let answer = batch(&process, "words", file).await;
     assert!(answer.contains("not readable as Parquet"), "{answer}");
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn pages_of_many_columns_have_a_limit_together() {
+    const PAGE: usize = 8 << 20;
+    let (process, _store) = process_with(&[("rows", onnx_file::rows_of_any_length())]).await;
+    let mut zeros = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    zeros.write_all(&vec![0; PAGE]).unwrap();
+    let zeros = zeros.finish().unwrap();
+    let before = process.most_resident();
+    let file = of_columns_with_one_page(1000, (GZIP, PAGE), &zeros);
+    assert!(file.len() < 1 << 20, "{} bytes", file.len());
+    let answer = batch(&process, "rows", file).await;
+    assert!(answer.contains("take more than 2147483648 bytes"), "{answer}");
+    let grown = process.most_resident() - before;
+    assert!(grown < 2600 << 20, "{grown} bytes");
+    // As many as fit are looked at row by row, for which these are the wrong ones.
+    let answer = batch(&process, "rows", of_columns_with_one_page(3, (GZIP, PAGE), &zeros)).await;
+    assert!(answer.starts_with("{\"row\":0,\"error\""), "{answer}");
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn rows_of_long_texts_are_decoded_few_at_a_time() {
+    const LENGTH: usize = 8 << 20;
+    const ROWS: usize = 60;
+    let (process, _store) = process_with(&[("words", onnx_file::identity(8, &[-1]))]).await;
+    let properties = WriterProperties::builder().set_dictionary_enabled(false).set_write_batch_size(1);
+    let properties = properties.set_compression(Compression::SNAPPY).build();
+    let texts: ArrayRef = Arc::new(StringArray::from_iter_values(std::iter::repeat_n("a".repeat(LENGTH), ROWS)));
+    let texts = RecordBatch::try_from_iter([("x", texts)]).unwrap();
+    let mut writer = ArrowWriter::try_new(Vec::new(), texts.schema(), Some(properties)).unwrap();
+    writer.write(&texts).unwrap();
+    let file = writer.into_inner().unwrap();
+    let before = process.most_resident();
+    let answers = batch(&process, "words", file).await;
+    assert_eq!(answers.len(), ROWS * (LENGTH + 1 + "{\"row\":0,\"prediction\":\"\"}".len()) + ROWS - 10);
+    // All texts at once are 500 MB.
+    let grown = process.most_resident() - before;
+    assert!(grown < 300 << 20, "{grown} bytes");
 }
 
 #[cfg(target_os = "linux")]

@@ -130,6 +130,25 @@ pub fn of_packed_page(
     with_footer(pages, Struct::default().i32(1, 1).structs(2, schema).i64(3, 1).structs(4, vec![rows]))
 }
 
+/// A file of one row and so many columns of numbers, whose pages are all the same one.
+pub fn of_columns_with_one_page(columns: usize, (codec, unpacked): (i64, usize), page: &[u8]) -> Vec<u8> {
+    let header = Struct::default().i32(1, 1).i32(2, PLAIN).i32(3, 3).i32(4, 3);
+    let header = Struct::default().i32(1, 0).i32(2, unpacked as i64).i32(3, page.len() as i64).inner(5, header);
+    let pages = [header.finish(), page.to_vec()].concat();
+    let size = pages.len() as i64;
+    let names: Vec<String> = (0..columns).map(|column| format!("x{column}")).collect();
+    let chunk = |name: &String| {
+        let name = [varint(name.len() as u64), name.as_bytes().to_vec()].concat();
+        let chunk = Struct::default().i32(1, FLOAT).list(2, I32, &[zigzag(PLAIN)]).list(3, BINARY, &[name]);
+        let chunk = chunk.i32(4, codec).i64(5, 1).i64(6, size).i64(7, size).i64(9, 4);
+        Struct::default().i64(2, 4).inner(3, chunk)
+    };
+    let rows = Struct::default().structs(1, names.iter().map(chunk).collect()).i64(2, size).i64(3, 1);
+    let leaves = names.iter().map(|name| leaf(name, FLOAT, REQUIRED));
+    let schema = [group("schema", columns as i64)].into_iter().chain(leaves).collect();
+    with_footer(pages, Struct::default().i32(1, 1).structs(2, schema).i64(3, 1).structs(4, vec![rows]))
+}
+
 fn with_footer(pages: Vec<u8>, footer: Struct) -> Vec<u8> {
     let footer = footer.finish();
     let length = (footer.len() as u32).to_le_bytes();

@@ -13,7 +13,7 @@ use parquet::file::properties::ReaderProperties;
 use parquet::file::serialized_reader::SerializedPageReader;
 use parquet::schema::types::{ColumnDescPtr, ColumnDescriptor};
 
-use super::pages::{MOST_BYTES, Pages};
+use super::pages::{Claim, MOST_PAGE_BYTES, Pages};
 use super::thrift::{varint, zigzag};
 
 /// Most memory that the values of lists may take whose pages are begun for the same rows: one row may have all of them, and
@@ -21,6 +21,8 @@ use super::thrift::{varint, zigzag};
 const MOST_LIST_BYTES: usize = 512 << 20;
 /// Most texts of a page that has their lengths in front of them, of which all are unpacked at once.
 const MOST_LENGTHS: u64 = 16 << 20;
+/// What refers to a text, beside the text.
+const VIEW_BYTES: usize = 16;
 /// What a value of a list takes beside itself: how it lies in its list.
 const LEVELS_BYTES: usize = 4;
 
@@ -47,11 +49,11 @@ impl RowGroup {
         self.claimed.store(0, Ordering::Relaxed);
     }
 
-    /// Bytes that the lists of a row take in memory, on average and as far as the footer tells.
-    pub(super) fn list_bytes(&self, mask: &ProjectionMask) -> usize {
+    /// Bytes that a row takes in memory, on average and as far as the footer tells.
+    pub(super) fn row_bytes(&self, mask: &ProjectionMask) -> usize {
         let columns = self.group().columns().iter().enumerate();
-        let lists = columns.filter(|(leaf, chunk)| mask.leaf_included(*leaf) && is_in_list(chunk.column_descr()));
-        let bytes = lists.map(|(_, chunk)| {
+        let read = columns.filter(|(leaf, _)| mask.leaf_included(*leaf));
+        let bytes = read.map(|(_, chunk)| {
             let values = usize::try_from(chunk.num_values()).unwrap_or(0);
             let unpacked = usize::try_from(chunk.uncompressed_size()).unwrap_or(0);
             values.saturating_mul(value_bytes(chunk.column_descr())).max(unpacked)
@@ -68,17 +70,23 @@ impl RowGroups for RowGroup {
     fn column_chunks(&self, column: usize) -> Result<Box<dyn PageIterator>> {
         let mut chunk = self.group().column(column).clone();
         let file = Arc::clone(&self.pages);
-        let unpack = (chunk.compression_codec() == CompressionCodec::GZIP).then(|| Arc::clone(&file));
-        if unpack.is_some() {
+        let unpacks = chunk.compression_codec() == CompressionCodec::GZIP;
+        if unpacks {
             // The library then leaves the pages as they are.
             chunk = chunk.into_builder().set_compression(Compression::UNCOMPRESSED).build()?;
         }
         // Where LZ4 is not as Hadoop packs it, the library would try what it unpacks to its end.
         let properties = ReaderProperties::builder().set_backward_compatible_lz4(false).build();
-        let pages =
-            SerializedPageReader::new_with_properties(file, &chunk, self.num_rows(), None, Arc::new(properties))?;
+        let pages = SerializedPageReader::new_with_properties(
+            Arc::clone(&file),
+            &chunk,
+            self.num_rows(),
+            None,
+            Arc::new(properties),
+        )?;
         let (column, claimed) = (chunk.column_descr_ptr(), Arc::clone(&self.claimed));
-        Ok(Box::new(Chunk(Some(Box::new(CheckedPages { pages, unpack, column, claimed })))))
+        let pages = CheckedPages { pages, file, unpacks, column, claimed, dictionary: None };
+        Ok(Box::new(Chunk(Some(Box::new(pages)))))
     }
 
     fn row_groups(&self) -> Box<dyn Iterator<Item = &RowGroupMetaData> + '_> {
@@ -106,10 +114,13 @@ impl PageIterator for Chunk {}
 /// The pages of one column.
 struct CheckedPages {
     pages: SerializedPageReader<Pages>,
-    /// What unpacks them, where the library does not.
-    unpack: Option<Arc<Pages>>,
+    file: Arc<Pages>,
+    /// They are still packed as they come from the library.
+    unpacks: bool,
     column: ColumnDescPtr,
     claimed: Arc<AtomicUsize>,
+    /// Of the dictionary, which is in memory until the column ends, though its page is not.
+    dictionary: Option<Arc<Claim>>,
 }
 
 impl CheckedPages {
@@ -150,10 +161,19 @@ impl Iterator for CheckedPages {
 impl PageReader for CheckedPages {
     fn get_next_page(&mut self) -> Result<Option<Page>> {
         let Some(mut page) = self.pages.get_next_page()? else { return Ok(None) };
-        if let Some(pages) = &self.unpack {
-            pages.unpack(&mut page)?;
+        if self.unpacks {
+            self.file.unpack(&mut page)?;
         }
         self.check(&page)?;
+        let is_dictionary = matches!(page, Page::DictionaryPage { .. });
+        let views = match self.column.physical_type() {
+            Type::BYTE_ARRAY if is_dictionary => (page.num_values() as usize).saturating_mul(VIEW_BYTES),
+            _ => 0,
+        };
+        let claim = self.file.claim(&mut page, views)?;
+        if is_dictionary {
+            self.dictionary = Some(claim);
+        }
         Ok(Some(page))
     }
 
@@ -181,7 +201,7 @@ fn is_in_list(column: &ColumnDescriptor) -> bool {
 /// What a value of a list takes in memory; a text, what refers to it.
 fn value_bytes(column: &ColumnDescriptor) -> usize {
     let own = match column.physical_type() {
-        Type::BYTE_ARRAY => 16,
+        Type::BYTE_ARRAY => VIEW_BYTES,
         _ => entry_bytes(column),
     };
     LEVELS_BYTES + own
@@ -210,9 +230,9 @@ fn check_lengths(page: &Page, column: &ColumnDescriptor, runs: usize) -> Result<
         bytes = bytes.saturating_add(lengths.sum);
         rest = lengths.rest;
     }
-    match bytes <= MOST_BYTES as u64 {
+    match bytes <= MOST_PAGE_BYTES as u64 {
         true => Ok(()),
-        false => Err(refused(format!("the texts of a page have {bytes} bytes, more than {MOST_BYTES}"))),
+        false => Err(refused(format!("the texts of a page have {bytes} bytes, more than {MOST_PAGE_BYTES}"))),
     }
 }
 

@@ -1,9 +1,11 @@
 //! The pages of a Parquet file, as far as they are no larger than they may be: memory is taken for as much as stands in front
-//! of each.
+//! of each, and counted until it is given back.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
@@ -13,10 +15,11 @@ use parquet::file::reader::{ChunkReader, Length};
 
 use super::thrift::{Checked, Damaged, Fields, Kind, Thrift};
 
-/// Most bytes that the pages which are unpacked at the same time take.
-pub(super) const MOST_BYTES: usize = 256 << 20;
-/// A page of this size is never too large; those of most writers have 1 MiB.
-const ALWAYS_ENOUGH: usize = 8 << 20;
+/// Most bytes of a page, unpacked.
+pub(super) const MOST_PAGE_BYTES: usize = 256 << 20;
+/// Most bytes of the pages that are in memory at the same time: a page and a dictionary of each column, and of texts as many
+/// pages as the rows have that are read together. A thousand columns fit as most writers make them, with 1 MiB for both each.
+const MOST_BYTES: usize = 2 << 30;
 /// Bytes in which the header of a page mostly ends.
 const HEADER_BYTES: usize = 64 << 10;
 /// Most bytes of a header: some writers put a page's least and greatest text into it, however long they are.
@@ -24,21 +27,58 @@ const MOST_HEADER_BYTES: u64 = 16 << 20;
 
 pub(super) struct Pages {
     file: File,
-    most: usize,
+    /// Bytes of the pages that are in memory.
+    held: Arc<AtomicUsize>,
+}
+
+/// Bytes of a page that count as held until the last of it is gone.
+pub(super) struct Claim {
+    bytes: usize,
+    held: Arc<AtomicUsize>,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.held.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// A page's bytes with what they count for.
+struct Claimed {
+    bytes: Bytes,
+    _claim: Arc<Claim>,
+}
+
+impl AsRef<[u8]> for Claimed {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 /// What begins with the header of a page.
 pub(super) struct Header {
     reader: BufReader<File>,
     start: u64,
-    /// What the page may take; `None` once it was looked at.
-    most: Option<usize>,
+    /// Bytes of the other pages in memory; `None` once the size of this one was looked at.
+    held: Option<usize>,
 }
 
 impl Pages {
-    /// Of a file with so many columns, of each of which a page is in memory.
-    pub(super) fn new(file: File, columns: usize) -> Pages {
-        Pages { file, most: (MOST_BYTES / columns.max(1)).max(ALWAYS_ENOUGH) }
+    pub(super) fn new(file: File) -> Pages {
+        Pages { file, held: Arc::default() }
+    }
+
+    /// Counts a page, and as many bytes beside it, for as long as something refers to it: texts do. The claim is for whoever
+    /// holds on to what was made of it.
+    pub(super) fn claim(&self, page: &mut Page, beside: usize) -> Result<Arc<Claim>> {
+        let (Page::DataPage { buf, .. } | Page::DataPageV2 { buf, .. } | Page::DictionaryPage { buf, .. }) = page;
+        let bytes = buf.len().saturating_add(beside);
+        let held = self.held.load(Ordering::Relaxed);
+        fits(bytes, held).map_err(ParquetError::General)?;
+        self.held.fetch_add(bytes, Ordering::Relaxed);
+        let claim = Arc::new(Claim { bytes, held: Arc::clone(&self.held) });
+        *buf = Bytes::from_owner(Claimed { bytes: std::mem::take(buf), _claim: Arc::clone(&claim) });
+        Ok(claim)
     }
 
     /// Unpacks what GZIP has packed. The library does so to its end, whatever size stands in front of it.
@@ -56,14 +96,15 @@ impl Pages {
         let mut unpacked = levels.to_vec();
         // A page without values has nothing at all behind the levels.
         if !packed.is_empty() {
-            MultiGzDecoder::new(packed).take(self.most as u64 + 1).read_to_end(&mut unpacked)?;
+            MultiGzDecoder::new(packed).take(MOST_PAGE_BYTES as u64 + 1).read_to_end(&mut unpacked)?;
         }
-        if unpacked.len() > self.most {
+        if unpacked.len() > MOST_PAGE_BYTES {
             return Err(ParquetError::General(format!(
-                "a page unpacks to more than {} bytes, which it may have",
-                self.most
+                "a page unpacks to more than {MOST_PAGE_BYTES} bytes, which it may have"
             )));
         }
+        // It grew by doubling.
+        unpacked.shrink_to_fit();
         *buffer = unpacked.into();
         Ok(())
     }
@@ -80,7 +121,8 @@ impl ChunkReader for Pages {
 
     fn get_read(&self, start: u64) -> Result<Header> {
         let file = self.file.get_read(start)?.into_inner();
-        Ok(Header { reader: BufReader::with_capacity(HEADER_BYTES, file), start, most: Some(self.most) })
+        let held = Some(self.held.load(Ordering::Relaxed));
+        Ok(Header { reader: BufReader::with_capacity(HEADER_BYTES, file), start, held })
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes> {
@@ -104,15 +146,24 @@ impl Header {
     }
 }
 
+/// Whether a page may come to those that are held.
+fn fits(size: usize, held: usize) -> std::result::Result<(), String> {
+    match size {
+        _ if size > MOST_PAGE_BYTES => {
+            Err(format!("a page of {size} bytes is larger than {MOST_PAGE_BYTES}, which it may have"))
+        }
+        _ if size > MOST_BYTES.saturating_sub(held) => Err(format!(
+            "its pages of rows that are read together take more than {MOST_BYTES} bytes: write it with smaller pages"
+        )),
+        _ => Ok(()),
+    }
+}
+
 impl Read for Header {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if let Some(most) = self.most.take() {
+        if let Some(held) = self.held.take() {
             let size = self.size()?;
-            if size > most as u64 {
-                return Err(io::Error::other(format!(
-                    "a page of {size} bytes is larger than {most}, which it may have"
-                )));
-            }
+            fits(usize::try_from(size).unwrap_or(usize::MAX), held).map_err(io::Error::other)?;
         }
         self.reader.read(buffer)
     }
@@ -178,7 +229,7 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         let fits = header(&[0xd0, 0x0f], &[]);
         file.write_all(&[&fits[..], &header(&MOST_SIZE, &[])].concat()).unwrap();
-        let pages = Pages::new(file, 1);
+        let pages = Pages::new(file);
         let mut first = [0; 5];
         pages.get_read(0).unwrap().read_exact(&mut first).unwrap();
         assert_eq!(first, [0x15, 0x00, 0x15, 0xd0, 0x0f]);
@@ -195,7 +246,7 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         let (fits, too_large) = (header(&[0xd0, 0x0f], &statistics), header(&MOST_SIZE, &statistics));
         file.write_all(&[&fits[..], &too_large].concat()).unwrap();
-        let pages = Pages::new(file, 1);
+        let pages = Pages::new(file);
         let mut read = vec![0; fits.len()];
         pages.get_read(0).unwrap().read_exact(&mut read).unwrap();
         assert!(read == fits);
@@ -203,7 +254,7 @@ mod tests {
         assert!(error.to_string().contains("a page of 2147483647 bytes"), "{error}");
         let mut cut = tempfile::tempfile().unwrap();
         cut.write_all(&fits[..150_000]).unwrap();
-        let error = Pages::new(cut, 1).get_read(0).unwrap().read_exact(&mut read).unwrap_err();
+        let error = Pages::new(cut).get_read(0).unwrap().read_exact(&mut read).unwrap_err();
         assert!(error.to_string().contains("damaged"), "{error}");
     }
 

@@ -29,8 +29,8 @@ use crate::error::{Error, Result, shorten};
 const ROWS: usize = 8192;
 const MOST_ELEMENTS: usize = 2 << 20;
 const UNEVEN_ROWS: usize = 128;
-/// Bytes of lists that are decoded at once, where a row has not more.
-const LIST_BYTES: usize = 16 << 20;
+/// Bytes of such rows that are decoded at once, where one has not more.
+const UNEVEN_BYTES: usize = 16 << 20;
 
 /// Reads one row group after another.
 pub(super) fn read(
@@ -52,11 +52,11 @@ pub(super) fn read(
     let mask = ProjectionMask::roots(&schema, read.iter().copied());
     let levels =
         parquet_to_arrow_field_levels(&schema, mask.clone(), Some(&fields)).map_err(|error| unreadable(&error))?;
-    let (pages, metadata) = (Arc::new(Pages::new(file, schema.num_columns())), Arc::new(metadata));
+    let (pages, metadata) = (Arc::new(Pages::new(file)), Arc::new(metadata));
     let shown = Begun { has_ids: table.id.is_some() };
     for index in 0..metadata.num_row_groups() {
         let group = RowGroup::new(&pages, &metadata, index);
-        let at_once = rows_at_once(read.iter().map(|&column| &fields[column]), group.list_bytes(&mask));
+        let at_once = rows_at_once(read.iter().map(|&column| &fields[column]), group.row_bytes(&mask));
         let batches = ParquetRecordBatchReader::try_new_with_row_groups(&levels, &group, at_once, None);
         let batches = batches.map_err(|error| unreadable(&error))?;
         chunks.begin(shown);
@@ -76,17 +76,11 @@ fn fields(metadata: &ParquetMetaData) -> std::result::Result<Fields, ParquetErro
     Ok(schema.fields().iter().map(with_views).collect())
 }
 
-fn rows_at_once<'f>(fields: impl ExactSizeIterator<Item = &'f FieldRef>, list_bytes: usize) -> usize {
+fn rows_at_once<'f>(mut fields: impl ExactSizeIterator<Item = &'f FieldRef>, row_bytes: usize) -> usize {
     let count = fields.len().max(1);
-    let (mut have_one_size, mut is_any_list) = (true, false);
-    for field in fields {
-        have_one_size &= has_one_size(field.data_type());
-        is_any_list |= is_list(field.data_type());
-    }
-    match (have_one_size, is_any_list) {
-        (true, _) => (MOST_ELEMENTS / count).clamp(1, ROWS),
-        (_, true) => (LIST_BYTES / list_bytes.max(1)).clamp(1, UNEVEN_ROWS),
-        _ => UNEVEN_ROWS,
+    match fields.all(|field| has_one_size(field.data_type())) {
+        true => (MOST_ELEMENTS / count).clamp(1, ROWS),
+        false => (UNEVEN_BYTES / row_bytes.max(1)).clamp(1, UNEVEN_ROWS),
     }
 }
 
