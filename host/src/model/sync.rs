@@ -129,39 +129,60 @@ impl Models {
                 self.registry.know(known);
             }
             Ok(known) => {
-                let has_changed = known.marks.as_ref().is_some_and(|before| *before != marks);
-                // The store went away meanwhile: it is looked at again with the store.
-                let Ok(is_replaced) = self.is_replaced(&known, &marks).await else { return };
-                let may_serve_now = match &known.state {
-                    State::Failed(error) => new_plugins || has_changed || error.code == ErrorCode::NotReady,
-                    // Its first load came to nothing, and nobody asks for it by itself.
-                    State::Cold => !known.takes_traffic,
-                    _ => false,
-                };
-                if !is_replaced && !may_serve_now {
-                    self.registry.note(&entry, |known| known.marks = Some(marks));
+                if !self.is_to_be_loaded(&known, marks, new_plugins).await {
                     return;
                 }
-                // Not while somebody puts the version before back in its place, to be run in another way or with other plugins:
-                // it would serve on under the marks of this one.
-                let Ok(_change) = self.changes.acquire().await else { return };
-                // Whoever had the leave before may have removed it.
-                let now = self.registry.find(&entry.id, Some(&entry.version));
-                if now.map_or(true, |now| now.known_since != known.known_since) {
-                    return;
-                }
-                let anew = self.look_at(entry.clone(), marks, known.takes_traffic).await;
-                if matches!(&anew.state, State::Failed(error) if error.code == ErrorCode::NotReady) {
-                    // What serves goes on until it can be told what takes its place.
-                    return;
-                }
-                self.forget(&entry, "changed in the store").await;
-                self.registry.know(anew);
             }
         }
         // How it ends is in the log and in its state.
         let models = self.clone();
         tokio::spawn(async move { models.ready(&entry).await.ok() });
+    }
+
+    /// Whether a known version is to be loaded now: as it is in the store, where it was replaced or could not serve.
+    async fn is_to_be_loaded(&self, known: &KnownVersion, marks: VersionMarks, new_plugins: bool) -> bool {
+        let entry = known.entry();
+        let has_changed = known.marks.as_ref().is_some_and(|before| *before != marks);
+        // The store went away meanwhile: it is looked at again with the store.
+        let Ok(is_replaced) = self.is_replaced(known, &marks).await else { return false };
+        let may_serve_now = match &known.state {
+            State::Failed(error) => new_plugins || has_changed || error.code == ErrorCode::NotReady,
+            // Its first load came to nothing, and nobody asks for it by itself. One that is too large stays so.
+            State::Cold => {
+                let may_fit = || known.info.as_ref().is_none_or(|info| self.check_fits(info).is_ok());
+                !known.takes_traffic && (has_changed || may_fit())
+            }
+            _ => false,
+        };
+        let is_as_known = matches!(known.state, State::Cold) && !has_changed;
+        if !is_replaced && (!may_serve_now || is_as_known) {
+            self.registry.note(&entry, |known| known.marks = Some(marks));
+            return may_serve_now;
+        }
+        let anew = self.look_at(entry, marks, known.takes_traffic).await;
+        // What serves goes on until it can be told what takes its place.
+        !matches!(&anew.state, State::Failed(error) if error.code == ErrorCode::NotReady)
+            && self.put_in_place_of(known, anew, is_replaced).await
+    }
+
+    /// Forgets a version for what the store has now. Not while somebody puts the version before back in its place, to be run in
+    /// another way or with other plugins: it would serve on under the marks of this one. And not for one that is another by now.
+    async fn put_in_place_of(&self, before: &KnownVersion, mut anew: KnownVersion, is_replaced: bool) -> bool {
+        let entry = before.entry();
+        let Ok(_change) = self.changes.acquire().await else { return false };
+        let Ok(now) = self.registry.find(&entry.id, Some(&entry.version)) else { return false };
+        let is_idle = matches!(now.state, State::Failed(_) | State::Cold);
+        if now.known_since != before.known_since || !(is_replaced || is_idle) {
+            return false;
+        }
+        if matches!(anew.state, State::Cold) && self.registry.config(&entry.id).is_unloaded(&entry.version) {
+            // By somebody who had the leave to change before.
+            anew.state = State::Unloaded;
+        }
+        anew.takes_traffic = now.takes_traffic;
+        self.forget(&entry, "changed in the store").await;
+        self.registry.know(anew);
+        true
     }
 
     /// Whether a version was removed and uploaded anew since it came here.
@@ -282,13 +303,18 @@ mod tests {
         std::fs::write(&file, [&std::fs::read(IRIS).unwrap(), appended].concat()).unwrap();
         let sidecar = describe(&iris(), &file).await.unwrap();
         // Tried already: the tests' binary tries no models.
-        let sidecar = Sidecar { session_bytes: Some(0), batching: Some(Batching::off("")), ..sidecar };
+        let sidecar = Sidecar { session_bytes: Some(1000), batching: Some(Batching::off("")), ..sidecar };
         repository.publish(&sidecar, None, folder.path()).await.unwrap();
         sidecar.sha256
     }
 
     async fn host(store: &Path) -> Models {
+        host_with(store, &[]).await
+    }
+
+    async fn host_with(store: &Path, options: &[&str]) -> Models {
         let arguments = ["model-nexus", "serve", "--store", store.to_str().unwrap(), "--store-poll", "0s"];
+        let arguments = arguments.iter().chain(options);
         let Command::Serve(mut config) = Cli::try_parse_from(arguments).unwrap().command else { unreachable!() };
         config.bundle = None;
         // ONNX Runtime allows one environment a process.
@@ -319,6 +345,47 @@ mod tests {
         drop(change);
         looking.await.unwrap().unwrap();
         assert_eq!(models.ready(&iris()).await.unwrap().info.sha256, sha256);
+    }
+
+    #[tokio::test]
+    async fn a_version_that_is_unloaded_while_another_takes_its_place_stays_unloaded() {
+        let store = tempfile::tempdir().unwrap();
+        let models = host(store.path()).await;
+        upload(&models.repository, b"").await;
+        models.look_at_store().await.unwrap();
+        models.ready(&iris()).await.unwrap();
+
+        models.repository.remove(&iris()).await.unwrap();
+        let sha256 = upload(&models.repository, &[0x32, 1, b'a']).await;
+        let change = models.changes.acquire().await.unwrap();
+        let known = models.registry.find("iris", Some("1")).unwrap();
+        let marks = models.repository.snapshot().await.unwrap().models["iris"].versions["1"].clone();
+        let anew = models.look_at(iris(), marks, true).await;
+        assert!(matches!(anew.state, State::Cold));
+        let putting = tokio::spawn({
+            let models = models.clone();
+            async move { models.put_in_place_of(&known, anew, true).await }
+        });
+        models.change_config("iris", |config| config.version_mut("1").unloaded = true).await.unwrap();
+        drop(change);
+        assert!(putting.await.unwrap());
+        let known = models.registry.find("iris", Some("1")).unwrap();
+        assert_eq!((known.state.name(), &known.info.unwrap().sha256), ("unloaded", &sha256));
+    }
+
+    #[tokio::test]
+    async fn a_version_that_is_too_large_is_not_loaded_again_at_every_look() {
+        let store = tempfile::tempdir().unwrap();
+        let models = host_with(store.path(), &["--max-loaded-bytes", "999"]).await;
+        upload(&models.repository, b"").await;
+        models.look_at_store().await.unwrap();
+        assert_eq!(models.ready(&iris()).await.map(drop).unwrap_err().code, ErrorCode::TooLarge);
+        let known = models.registry.find("iris", Some("1")).unwrap();
+        for _ in 0..2 {
+            models.look_at_store().await.unwrap();
+            let now = models.registry.find("iris", Some("1")).unwrap();
+            assert_eq!((now.state.name(), now.known_since), ("cold", known.known_since));
+        }
     }
 
     #[tokio::test]

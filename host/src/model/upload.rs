@@ -117,11 +117,15 @@ impl Models {
     /// Takes back what a failed upload left, and nothing that others changed meanwhile.
     async fn withdraw(&self, info: &Sidecar, new: &NewModel, before: &ModelConfig) -> Result<()> {
         let _change = self.changes.acquire().await.map_err(Error::internal)?;
-        if !self.repository.reclaim(info).await? {
+        let is_claimed = self.repository.is_claimed(info).await?;
+        if !is_claimed && !self.repository.reclaim(info).await? {
             return Ok(());
         }
         let entry = &info.entry();
-        let Some(pipeline) = &new.pipeline else { return Ok(self.repository.remove(entry).await?) };
+        // A deletion that took the claim took what was set with it, and what is set now is another's.
+        let Some(pipeline) = new.pipeline.as_ref().filter(|_| is_claimed) else {
+            return Ok(self.repository.remove(entry).await?);
+        };
         self.change_config(&entry.id, |config| {
             let own = config.version_mut(&entry.version);
             own.pipeline = own.pipeline.take().filter(|own| own != pipeline);
