@@ -313,12 +313,12 @@ impl Store {
                 Ok(0) => break,
                 Ok(filled) => filled,
                 Err(error) => {
-                    writer.abort().await?;
+                    abort(writer, path).await;
                     return Err(error.into());
                 }
             };
             if let Err(error) = writer.wait_for_capacity(PARTS_IN_FLIGHT).await {
-                writer.abort().await?;
+                abort(writer, path).await;
                 return Err(error.into());
             }
             writer.write(&chunk[..filled]);
@@ -331,10 +331,7 @@ impl Store {
         match wanted {
             Ok(true) => writer.finish().await?,
             not_wanted => {
-                // Why it ends is what its client has to know; the store removes parts of uploads that do not end by itself.
-                if let Err(error) = writer.abort().await {
-                    tracing::warn!(path, %error, "the parts of an upload that is not wanted were not removed");
-                }
+                abort(writer, path).await;
                 return not_wanted;
             }
         };
@@ -401,6 +398,13 @@ impl Store {
         target.flush().await?;
         tokio::fs::rename(&partial, &file).await?;
         Ok(file)
+    }
+}
+
+/// Ends an upload in parts. Why it ends is what its client has to know; the store removes parts that stay by itself.
+async fn abort(writer: WriteMultipart, path: &str) {
+    if let Err(error) = writer.abort().await {
+        tracing::warn!(path, %error, "the parts of an upload that is not wanted were not removed");
     }
 }
 
