@@ -29,8 +29,8 @@ pub struct PredictOptions {
     #[arg(long, value_name = "ID[@VERSION]", required_unless_present = "model_file")]
     model: Option<ModelReference>,
 
-    /// Where the answers go: a file, which appears when it is whole, a device or named pipe that is there, or - for standard
-    /// output.
+    /// Where the answers go: a file, which appears when it is whole, a device, a named pipe or what is open already
+    /// (/dev/fd/3), or - for standard output.
     #[arg(long, short, value_name = "FILE|-", default_value = "-")]
     out: PathBuf,
 

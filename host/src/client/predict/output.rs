@@ -17,12 +17,16 @@ pub(super) struct Output {
     file: Option<(TempPath, PathBuf)>,
 }
 
+/// Other names of standard output. Opened by one of them, a file would be written on from a place of its own, and what comes
+/// from others later would go over it.
+const STANDARD: [&str; 3] = ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"];
+
 /// Bytes that are written at once.
 const BLOCK: usize = 1 << 20;
 
 impl Output {
     pub(super) async fn create(path: &Path) -> Result<Output, String> {
-        if is_standard(path) {
+        if is_standard(path) || STANDARD.iter().any(|standard| path == Path::new(standard)) {
             let writer: Box<dyn AsyncWrite + Send + Unpin> = Box::new(tokio::io::stdout());
             return Ok(Output { writer: BufWriter::with_capacity(BLOCK, writer), file: None });
         }
@@ -39,8 +43,9 @@ impl Output {
         }
         // A link stays: what it leads to is replaced, or is new. Links in a circle were an error above.
         while let Ok(target) = path.read_link() {
-            if path.starts_with("/proc") {
-                // `/dev/stdout` and its like are what somebody has open: it is written on, behind what is in it.
+            let folder = path.parent().and_then(|folder| folder.canonicalize().ok());
+            if folder.is_some_and(|folder| folder.starts_with("/proc")) {
+                // `/dev/fd/3` and its like are what somebody has open: it is written on, behind what is in it.
                 let writer = File::options().append(true).open(&path).await.map_err(cannot_write)?;
                 return Ok(Output { writer: BufWriter::with_capacity(BLOCK, Box::new(writer)), file: None });
             }
@@ -107,13 +112,16 @@ mod tests {
         assert!(Output::create(&folder.path().join("circle")).await.is_err());
     }
 
+    #[cfg(target_os = "linux")]
     #[tokio::test]
     async fn what_somebody_has_open_is_written_on() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
-        std::io::Write::write_all(&mut file, b"before, ").unwrap();
-        let link = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(file.as_file()));
-        write(Path::new(&link)).await;
-        assert_eq!(std::fs::read(file.path()).unwrap(), b"before, rows");
+        std::io::Write::write_all(&mut file, b"before").unwrap();
+        let number = std::os::fd::AsRawFd::as_raw_fd(file.as_file());
+        for folder in ["/proc/self/fd", "/dev/fd"] {
+            write(&Path::new(folder).join(number.to_string())).await;
+        }
+        assert_eq!(std::fs::read(file.path()).unwrap(), b"beforerowsrows");
     }
 
     #[tokio::test]
