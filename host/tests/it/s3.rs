@@ -46,8 +46,9 @@ impl S3 {
             writeln!(std::io::stderr(), "SKIPPED: {MOTO} is not set; `cargo xtask test` sets it where Python is").ok();
             return None;
         };
-        // Not where the other tests listen: the port is free until the server is up, some seconds from now.
-        let address = StdListener::bind("127.0.0.2:0").unwrap().local_addr().unwrap();
+        // Not where the other tests listen, where the system has such addresses: the port is free until the server is up.
+        let host = if cfg!(target_os = "linux") { "127.0.0.2" } else { "127.0.0.1" };
+        let address = StdListener::bind((host, 0)).unwrap().local_addr().unwrap();
         let line = Line::to(address).await;
         let s3 = S3 { server: serve(&program, address), program, address, line };
         s3.make_bucket().await;
