@@ -175,10 +175,13 @@ impl Models {
         if now.known_since != before.known_since || !(is_replaced || is_idle) {
             return false;
         }
-        if matches!(anew.state, State::Cold) && self.registry.config(&entry.id).is_unloaded(&entry.version) {
-            // By somebody who had the leave to change before.
-            anew.state = State::Unloaded;
-        }
+        // Somebody who had the leave to change before may have unloaded it, or loaded it again.
+        let is_unloaded = self.registry.config(&entry.id).is_unloaded(&entry.version);
+        anew.state = match (anew.state, is_unloaded) {
+            (State::Cold, true) => State::Unloaded,
+            (State::Unloaded, false) => State::Cold,
+            (state, _) => state,
+        };
         anew.takes_traffic = now.takes_traffic;
         self.forget(&entry, "changed in the store").await;
         self.registry.know(anew);
@@ -348,29 +351,29 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_version_that_is_unloaded_while_another_takes_its_place_stays_unloaded() {
-        let store = tempfile::tempdir().unwrap();
-        let models = host(store.path()).await;
-        upload(&models.repository, b"").await;
-        models.look_at_store().await.unwrap();
-        models.ready(&iris()).await.unwrap();
+    async fn a_version_that_is_unloaded_or_loaded_while_another_takes_its_place_stays_so() {
+        for (unloaded, expected) in [(true, "unloaded"), (false, "cold")] {
+            let store = tempfile::tempdir().unwrap();
+            let models = host(store.path()).await;
+            upload(&models.repository, b"").await;
+            models.look_at_store().await.unwrap();
+            models.ready(&iris()).await.unwrap();
+            let set = async |unloaded| {
+                models.change_config("iris", |config| config.version_mut("1").unloaded = unloaded).await.unwrap();
+            };
+            set(!unloaded).await;
 
-        models.repository.remove(&iris()).await.unwrap();
-        let sha256 = upload(&models.repository, &[0x32, 1, b'a']).await;
-        let change = models.changes.acquire().await.unwrap();
-        let known = models.registry.find("iris", Some("1")).unwrap();
-        let marks = models.repository.snapshot().await.unwrap().models["iris"].versions["1"].clone();
-        let anew = models.look_at(iris(), marks, true).await;
-        assert!(matches!(anew.state, State::Cold));
-        let putting = tokio::spawn({
-            let models = models.clone();
-            async move { models.put_in_place_of(&known, anew, true).await }
-        });
-        models.change_config("iris", |config| config.version_mut("1").unloaded = true).await.unwrap();
-        drop(change);
-        assert!(putting.await.unwrap());
-        let known = models.registry.find("iris", Some("1")).unwrap();
-        assert_eq!((known.state.name(), &known.info.unwrap().sha256), ("unloaded", &sha256));
+            models.repository.remove(&iris()).await.unwrap();
+            let sha256 = upload(&models.repository, &[0x32, 1, b'a']).await;
+            let known = models.registry.find("iris", Some("1")).unwrap();
+            let marks = models.repository.snapshot().await.unwrap().models["iris"].versions["1"].clone();
+            let anew = models.look_at(iris(), marks, true).await;
+            assert_ne!(anew.state.name(), expected);
+            set(unloaded).await;
+            assert!(models.put_in_place_of(&known, anew, true).await);
+            let known = models.registry.find("iris", Some("1")).unwrap();
+            assert_eq!((known.state.name(), &known.info.unwrap().sha256), (expected, &sha256));
+        }
     }
 
     #[tokio::test]

@@ -122,14 +122,12 @@ impl Models {
             return Ok(());
         }
         let entry = &info.entry();
-        // A deletion that took the claim took what was set with it, and what is set now is another's.
-        let Some(pipeline) = new.pipeline.as_ref().filter(|_| is_claimed) else {
-            return Ok(self.repository.remove(entry).await?);
-        };
+        let Some(pipeline) = &new.pipeline else { return Ok(self.repository.remove(entry).await?) };
         self.change_config(&entry.id, |config| {
             let own = config.version_mut(&entry.version);
             own.pipeline = own.pipeline.take().filter(|own| own != pipeline);
-            if config.pipeline == *pipeline {
+            // A deletion that took the claim took what was set for the model, and what is set now is another's.
+            if is_claimed && config.pipeline == *pipeline {
                 config.pipeline = before.pipeline.clone();
             }
         })

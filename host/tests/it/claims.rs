@@ -7,7 +7,7 @@ use arrow_array::{ArrayRef, FixedSizeListArray, Float32Array, RecordBatch, Strin
 use arrow_schema::{DataType, Field};
 use futures_util::StreamExt;
 use parquet::arrow::ArrowWriter;
-use parquet::basic::Compression;
+use parquet::basic::{Compression, Encoding};
 use parquet::file::properties::WriterProperties;
 use serde_json::{Value, json};
 
@@ -15,8 +15,8 @@ use crate::batch_tables::parquet;
 use crate::binary::{Process, client};
 use crate::onnx_file::{self, int, ints, node, value};
 use crate::parquet_file::{
-    BYTE_ARRAY, DELTA_LENGTH_BYTE_ARRAY, FLOAT, GZIP, LZ4, PLAIN, REPEATED, REQUIRED, Struct, group, leaf,
-    of_columns_with_one_page, of_packed_page, of_page, of_schema, varint,
+    BYTE_ARRAY, DELTA_LENGTH_BYTE_ARRAY, FLOAT, GZIP, LZ4, PLAIN, REPEATED, REQUIRED, Struct, group, leaf, of_columns,
+    of_packed_page, of_page, of_schema, varint,
 };
 use crate::support::answer;
 
@@ -163,15 +163,24 @@ async fn pages_of_many_columns_have_a_limit_together() {
     let mut zeros = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     zeros.write_all(&vec![0; PAGE]).unwrap();
     let zeros = zeros.finish().unwrap();
+    let columns = |count: usize| (0..count).map(|column| format!("x{column}")).collect::<Vec<_>>();
+    let numbers = |count: usize| of_columns(&columns(count), (FLOAT, REQUIRED), 1, PLAIN, (GZIP, PAGE), &zeros);
+    // Lengths of texts, each of nothing, in one block: a few bytes for 64 MiB in memory.
+    let most = 16 << 20;
+    let lengths = [varint(most), varint(1), varint(most), vec![0, 0, 0]].concat();
+    let packed = (0, lengths.len());
+    let texts =
+        of_columns(&columns(50), (BYTE_ARRAY, REQUIRED), most as i64, DELTA_LENGTH_BYTE_ARRAY, packed, &lengths);
     let before = process.most_resident();
-    let file = of_columns_with_one_page(1000, (GZIP, PAGE), &zeros);
-    assert!(file.len() < 1 << 20, "{} bytes", file.len());
-    let answer = batch(&process, "rows", file).await;
-    assert!(answer.contains("take more than 2147483648 bytes"), "{answer}");
+    for file in [numbers(1000), texts] {
+        assert!(file.len() < 1 << 20, "{} bytes", file.len());
+        let answer = batch(&process, "rows", file).await;
+        assert!(answer.contains("take more than 2147483648 bytes"), "{answer}");
+    }
     let grown = process.most_resident() - before;
     assert!(grown < 2600 << 20, "{grown} bytes");
     // As many as fit are looked at row by row, for which these are the wrong ones.
-    let answer = batch(&process, "rows", of_columns_with_one_page(3, (GZIP, PAGE), &zeros)).await;
+    let answer = batch(&process, "rows", numbers(3)).await;
     assert!(answer.starts_with("{\"row\":0,\"error\""), "{answer}");
 }
 
@@ -181,19 +190,23 @@ async fn rows_of_long_texts_are_decoded_few_at_a_time() {
     const LENGTH: usize = 8 << 20;
     const ROWS: usize = 60;
     let (process, _store) = process_with(&[("words", onnx_file::identity(8, &[-1]))]).await;
-    let properties = WriterProperties::builder().set_dictionary_enabled(false).set_write_batch_size(1);
-    let properties = properties.set_compression(Compression::SNAPPY).build();
-    let texts: ArrayRef = Arc::new(StringArray::from_iter_values(std::iter::repeat_n("a".repeat(LENGTH), ROWS)));
+    let long = "a".repeat(LENGTH);
+    let texts: ArrayRef = Arc::new(StringArray::from_iter_values((0..ROWS).map(|row| format!("{row}{long}"))));
     let texts = RecordBatch::try_from_iter([("x", texts)]).unwrap();
-    let mut writer = ArrowWriter::try_new(Vec::new(), texts.schema(), Some(properties)).unwrap();
-    writer.write(&texts).unwrap();
-    let file = writer.into_inner().unwrap();
-    let before = process.most_resident();
-    let answers = batch(&process, "words", file).await;
-    assert_eq!(answers.len(), ROWS * (LENGTH + 1 + "{\"row\":0,\"prediction\":\"\"}".len()) + ROWS - 10);
-    // All texts at once are 500 MB.
-    let grown = process.most_resident() - before;
-    assert!(grown < 300 << 20, "{grown} bytes");
+    for encoding in [Encoding::PLAIN, Encoding::DELTA_BYTE_ARRAY] {
+        let properties = WriterProperties::builder().set_dictionary_enabled(false).set_write_batch_size(1);
+        let properties = properties.set_compression(Compression::SNAPPY).set_encoding(encoding).build();
+        let mut writer = ArrowWriter::try_new(Vec::new(), texts.schema(), Some(properties)).unwrap();
+        writer.write(&texts).unwrap();
+        let file = writer.into_inner().unwrap();
+        let before = process.most_resident();
+        let answers = batch(&process, "words", file).await;
+        assert_eq!(answers.lines().count(), ROWS, "{answers:.200}");
+        assert!(answers.lines().all(|line| line.len() > LENGTH), "{answers:.200}");
+        // All texts at once are 500 MB.
+        let grown = process.most_resident() - before;
+        assert!(grown < 300 << 20, "{encoding}: {grown} bytes");
+    }
 }
 
 #[cfg(target_os = "linux")]

@@ -116,36 +116,32 @@ pub fn of_packed_page(
     (codec, unpacked): (i64, usize),
     page: &[u8],
 ) -> Vec<u8> {
+    of_columns(&["x".to_owned()], (kind, repetition), values, encoding, (codec, unpacked), page)
+}
+
+/// The same with columns of these names, whose pages are all the same one.
+pub fn of_columns(
+    names: &[String],
+    (kind, repetition): (i64, i64),
+    values: i64,
+    encoding: i64,
+    (codec, unpacked): (i64, usize),
+    page: &[u8],
+) -> Vec<u8> {
     // Levels are `RLE`, 3.
     let header = Struct::default().i32(1, values).i32(2, encoding).i32(3, 3).i32(4, 3);
     let header = Struct::default().i32(1, 0).i32(2, unpacked as i64).i32(3, page.len() as i64).inner(5, header);
     let pages = [header.finish(), page.to_vec()].concat();
     let size = pages.len() as i64;
-    let chunk = Struct::default().i32(1, kind).list(2, I32, &[zigzag(encoding)]);
-    let name = [varint(1), b"x".to_vec()].concat();
-    let chunk = chunk.list(3, BINARY, &[name]).i32(4, codec).i64(5, values).i64(6, size).i64(7, size).i64(9, 4);
-    let chunk = Struct::default().i64(2, 4).inner(3, chunk);
-    let rows = Struct::default().structs(1, vec![chunk]).i64(2, size).i64(3, 1);
-    let schema = vec![group("schema", 1), leaf("x", kind, repetition)];
-    with_footer(pages, Struct::default().i32(1, 1).structs(2, schema).i64(3, 1).structs(4, vec![rows]))
-}
-
-/// A file of one row and so many columns of numbers, whose pages are all the same one.
-pub fn of_columns_with_one_page(columns: usize, (codec, unpacked): (i64, usize), page: &[u8]) -> Vec<u8> {
-    let header = Struct::default().i32(1, 1).i32(2, PLAIN).i32(3, 3).i32(4, 3);
-    let header = Struct::default().i32(1, 0).i32(2, unpacked as i64).i32(3, page.len() as i64).inner(5, header);
-    let pages = [header.finish(), page.to_vec()].concat();
-    let size = pages.len() as i64;
-    let names: Vec<String> = (0..columns).map(|column| format!("x{column}")).collect();
     let chunk = |name: &String| {
         let name = [varint(name.len() as u64), name.as_bytes().to_vec()].concat();
-        let chunk = Struct::default().i32(1, FLOAT).list(2, I32, &[zigzag(PLAIN)]).list(3, BINARY, &[name]);
-        let chunk = chunk.i32(4, codec).i64(5, 1).i64(6, size).i64(7, size).i64(9, 4);
+        let chunk = Struct::default().i32(1, kind).list(2, I32, &[zigzag(encoding)]).list(3, BINARY, &[name]);
+        let chunk = chunk.i32(4, codec).i64(5, values).i64(6, size).i64(7, size).i64(9, 4);
         Struct::default().i64(2, 4).inner(3, chunk)
     };
     let rows = Struct::default().structs(1, names.iter().map(chunk).collect()).i64(2, size).i64(3, 1);
-    let leaves = names.iter().map(|name| leaf(name, FLOAT, REQUIRED));
-    let schema = [group("schema", columns as i64)].into_iter().chain(leaves).collect();
+    let leaves = names.iter().map(|name| leaf(name, kind, repetition));
+    let schema = [group("schema", names.len() as i64)].into_iter().chain(leaves).collect();
     with_footer(pages, Struct::default().i32(1, 1).structs(2, schema).i64(3, 1).structs(4, vec![rows]))
 }
 

@@ -1,7 +1,6 @@
 //! The pages of a Parquet file, looked at before they are decoded: the library makes room for as much as they claim.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::RowGroups;
@@ -13,12 +12,9 @@ use parquet::file::properties::ReaderProperties;
 use parquet::file::serialized_reader::SerializedPageReader;
 use parquet::schema::types::{ColumnDescPtr, ColumnDescriptor};
 
-use super::pages::{Claim, MOST_PAGE_BYTES, Pages};
+use super::pages::Pages;
 use super::thrift::{varint, zigzag};
 
-/// Most memory that the values of lists may take whose pages are begun for the same rows: one row may have all of them, and
-/// with a few bytes a page says that it has two thousand million.
-const MOST_LIST_BYTES: usize = 512 << 20;
 /// Most texts of a page that has their lengths in front of them, of which all are unpacked at once.
 const MOST_LENGTHS: u64 = 16 << 20;
 /// What refers to a text, beside the text.
@@ -31,22 +27,16 @@ pub(super) struct RowGroup {
     pages: Arc<Pages>,
     metadata: Arc<ParquetMetaData>,
     index: usize,
-    /// Bytes of lists whose pages were begun for the rows being read.
-    claimed: Arc<AtomicUsize>,
 }
 
 impl RowGroup {
     pub(super) fn new(pages: &Arc<Pages>, metadata: &Arc<ParquetMetaData>, index: usize) -> RowGroup {
-        RowGroup { pages: Arc::clone(pages), metadata: Arc::clone(metadata), index, claimed: Arc::default() }
+        pages.begin();
+        RowGroup { pages: Arc::clone(pages), metadata: Arc::clone(metadata), index }
     }
 
     fn group(&self) -> &RowGroupMetaData {
         self.metadata.row_group(self.index)
-    }
-
-    /// The rows that were asked for are there, and the next ones begin.
-    pub(super) fn next_rows(&self) {
-        self.claimed.store(0, Ordering::Relaxed);
     }
 
     /// Bytes that a row takes in memory, on average and as far as the footer tells.
@@ -84,8 +74,7 @@ impl RowGroups for RowGroup {
             None,
             Arc::new(properties),
         )?;
-        let (column, claimed) = (chunk.column_descr_ptr(), Arc::clone(&self.claimed));
-        let pages = CheckedPages { pages, file, unpacks, column, claimed, dictionary: None };
+        let pages = CheckedPages { pages, file, unpacks, column: chunk.column_descr_ptr(), held: 0 };
         Ok(Box::new(Chunk(Some(Box::new(pages)))))
     }
 
@@ -118,35 +107,51 @@ struct CheckedPages {
     /// They are still packed as they come from the library.
     unpacks: bool,
     column: ColumnDescPtr,
-    claimed: Arc<AtomicUsize>,
-    /// Of the dictionary, which is in memory until the column ends, though its page is not.
-    dictionary: Option<Arc<Claim>>,
+    /// Memory of the page of values that is being read.
+    held: usize,
 }
 
 impl CheckedPages {
-    fn check(&self, page: &Page) -> Result<()> {
-        let values = page.num_values() as usize;
-        if let Page::DictionaryPage { buf, .. } = page {
-            return match values.saturating_mul(entry_bytes(&self.column)) <= buf.len() {
-                true => Ok(()),
-                false => Err(refused(format!("a dictionary of {values} values has {} bytes", buf.len()))),
-            };
-        }
-        if is_in_list(&self.column) {
-            let bytes = values.saturating_mul(value_bytes(&self.column));
-            let claimed = self.claimed.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
-            if claimed > MOST_LIST_BYTES {
-                return Err(refused(format!(
-                    "the lists of rows that are read together are in pages of {claimed} bytes in memory, more than \
-                     {MOST_LIST_BYTES}: write it with smaller pages"
-                )));
+    /// Memory that a page takes with what is made of it. One row of lists may have all values of its page, and with a few bytes a
+    /// page says that it has two thousand million.
+    fn bytes_of(&self, page: &Page) -> Result<usize> {
+        let (buffer, values) = (page.buffer(), page.num_values() as usize);
+        let is_text = self.column.physical_type() == Type::BYTE_ARRAY;
+        let made = match page {
+            Page::DictionaryPage { .. } if values.saturating_mul(entry_bytes(&self.column)) > buffer.len() => {
+                return Err(refused(format!("a dictionary of {values} values has {} bytes", buffer.len())));
             }
+            Page::DictionaryPage { .. } if is_text => values.saturating_mul(VIEW_BYTES),
+            Page::DictionaryPage { .. } => 0,
+            _ if is_in_list(&self.column) => values.saturating_mul(value_bytes(&self.column)),
+            _ => 0,
+        };
+        let texts = match page.encoding() {
+            Encoding::DELTA_LENGTH_BYTE_ARRAY => lengths_of(page, &self.column, 1)?.bytes(),
+            // Its texts are put together anew.
+            Encoding::DELTA_BYTE_ARRAY => {
+                let lengths = lengths_of(page, &self.column, 2)?;
+                lengths.bytes().saturating_add(lengths.sum)
+            }
+            _ => 0,
+        };
+        Ok(buffer.len().saturating_add(made).saturating_add(texts))
+    }
+
+    /// A dictionary is there until its column ends, a page until the next one, and what rows of their own sizes are made of it
+    /// until they are done.
+    fn hold(&mut self, page: &Page) -> Result<()> {
+        let bytes = self.bytes_of(page)?;
+        self.file.hold(bytes)?;
+        if matches!(page, Page::DictionaryPage { .. }) {
+            return Ok(());
         }
-        match page.encoding() {
-            Encoding::DELTA_LENGTH_BYTE_ARRAY => check_lengths(page, &self.column, 1),
-            Encoding::DELTA_BYTE_ARRAY => check_lengths(page, &self.column, 2),
-            _ => Ok(()),
+        let before = std::mem::replace(&mut self.held, bytes);
+        match is_in_list(&self.column) || self.column.physical_type() == Type::BYTE_ARRAY {
+            true => self.file.let_go_with_rows(before),
+            false => self.file.let_go(before),
         }
+        Ok(())
     }
 }
 
@@ -164,16 +169,7 @@ impl PageReader for CheckedPages {
         if self.unpacks {
             self.file.unpack(&mut page)?;
         }
-        self.check(&page)?;
-        let is_dictionary = matches!(page, Page::DictionaryPage { .. });
-        let views = match self.column.physical_type() {
-            Type::BYTE_ARRAY if is_dictionary => (page.num_values() as usize).saturating_mul(VIEW_BYTES),
-            _ => 0,
-        };
-        let claim = self.file.claim(&mut page, views)?;
-        if is_dictionary {
-            self.dictionary = Some(claim);
-        }
+        self.hold(&page)?;
         Ok(Some(page))
     }
 
@@ -218,21 +214,32 @@ fn entry_bytes(column: &ColumnDescriptor) -> usize {
     }
 }
 
-/// Looks at the lengths in front of a page's texts: as many as it has values at most, and no longer than can be unpacked.
-/// `runs` of them: the lengths, or how much of the text before each begins with, and how long the rest is.
-fn check_lengths(page: &Page, column: &ColumnDescriptor, runs: usize) -> Result<()> {
+/// The lengths in front of a page's texts: as many as it has values at most. `runs` of them: the lengths, or how much of the
+/// text before each begins with, and how long the rest is.
+fn lengths_of(page: &Page, column: &ColumnDescriptor, runs: usize) -> Result<TextLengths> {
     let damaged = || refused("the lengths of a page's texts are damaged".to_owned());
     let most = u64::from(page.num_values()).min(MOST_LENGTHS);
     let mut rest = values_of(page, column).ok_or_else(damaged)?;
-    let mut bytes = 0u64;
+    let mut all = TextLengths { count: 0, sum: 0 };
     for _ in 0..runs {
         let lengths = Lengths::read(rest, most).ok_or_else(damaged)?;
-        bytes = bytes.saturating_add(lengths.sum);
+        all.count += lengths.count;
+        all.sum = all.sum.saturating_add(usize::try_from(lengths.sum).unwrap_or(usize::MAX));
         rest = lengths.rest;
     }
-    match bytes <= MOST_PAGE_BYTES as u64 {
-        true => Ok(()),
-        false => Err(refused(format!("the texts of a page have {bytes} bytes, more than {MOST_PAGE_BYTES}"))),
+    Ok(all)
+}
+
+/// How long the texts of a page are.
+struct TextLengths {
+    count: usize,
+    sum: usize,
+}
+
+impl TextLengths {
+    /// Memory that the lengths take, which are unpacked as numbers of 32 bits.
+    fn bytes(&self) -> usize {
+        self.count * size_of::<i32>()
     }
 }
 
@@ -264,6 +271,7 @@ fn behind_levels(bytes: &[u8], most: i16, encoding: Encoding, count: u32) -> Opt
 
 /// A run of `DELTA_BINARY_PACKED` lengths. Source: parquet-format's `Encodings.md`.
 struct Lengths<'p> {
+    count: usize,
     sum: u64,
     /// What is behind them.
     rest: &'p [u8],
@@ -280,7 +288,8 @@ impl<'p> Lengths<'p> {
         if count > most || per_miniblock == 0 || per_miniblock % 32 != 0 {
             return None;
         }
-        let mut left = usize::try_from(count).ok()?;
+        let count = usize::try_from(count).ok()?;
+        let mut left = count;
         let (mut length, mut sum) = (zigzag(first), 0);
         if left > 0 {
             sum = u64::try_from(length).ok()?;
@@ -305,7 +314,7 @@ impl<'p> Lengths<'p> {
                 left -= of_block;
             }
         }
-        Some(Lengths { sum, rest })
+        Some(Lengths { count, sum, rest })
     }
 }
 

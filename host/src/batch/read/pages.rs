@@ -4,7 +4,6 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
@@ -16,9 +15,10 @@ use parquet::file::reader::{ChunkReader, Length};
 use super::thrift::{Checked, Damaged, Fields, Kind, Thrift};
 
 /// Most bytes of a page, unpacked.
-pub(super) const MOST_PAGE_BYTES: usize = 256 << 20;
-/// Most bytes of the pages that are in memory at the same time: a page and a dictionary of each column, and of texts as many
-/// pages as the rows have that are read together. A thousand columns fit as most writers make them, with 1 MiB for both each.
+const MOST_PAGE_BYTES: usize = 256 << 20;
+/// Most memory that pages take which are there at the same time, with what is made of them: a page and a dictionary of each
+/// column, and where rows differ in size the pages that those have which are read together. A thousand columns of numbers fit
+/// as most writers make them, with 1 MiB for both each.
 const MOST_BYTES: usize = 2 << 30;
 /// Bytes in which the header of a page mostly ends.
 const HEADER_BYTES: usize = 64 << 10;
@@ -27,58 +27,51 @@ const MOST_HEADER_BYTES: u64 = 16 << 20;
 
 pub(super) struct Pages {
     file: File,
-    /// Bytes of the pages that are in memory.
-    held: Arc<AtomicUsize>,
-}
-
-/// Bytes of a page that count as held until the last of it is gone.
-pub(super) struct Claim {
-    bytes: usize,
-    held: Arc<AtomicUsize>,
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        self.held.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
-}
-
-/// A page's bytes with what they count for.
-struct Claimed {
-    bytes: Bytes,
-    _claim: Arc<Claim>,
-}
-
-impl AsRef<[u8]> for Claimed {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
+    /// Memory of the pages that are there.
+    held: AtomicUsize,
+    /// Memory of those among them that end with the rows being read.
+    ending: AtomicUsize,
 }
 
 /// What begins with the header of a page.
 pub(super) struct Header {
     reader: BufReader<File>,
     start: u64,
-    /// Bytes of the other pages in memory; `None` once the size of this one was looked at.
+    /// Memory of the pages that are there; `None` once the size of this one was looked at.
     held: Option<usize>,
 }
 
 impl Pages {
     pub(super) fn new(file: File) -> Pages {
-        Pages { file, held: Arc::default() }
+        Pages { file, held: AtomicUsize::new(0), ending: AtomicUsize::new(0) }
     }
 
-    /// Counts a page, and as many bytes beside it, for as long as something refers to it: texts do. The claim is for whoever
-    /// holds on to what was made of it.
-    pub(super) fn claim(&self, page: &mut Page, beside: usize) -> Result<Arc<Claim>> {
-        let (Page::DataPage { buf, .. } | Page::DataPageV2 { buf, .. } | Page::DictionaryPage { buf, .. }) = page;
-        let bytes = buf.len().saturating_add(beside);
-        let held = self.held.load(Ordering::Relaxed);
-        fits(bytes, held).map_err(ParquetError::General)?;
+    /// Takes memory for a page and what is made of it.
+    pub(super) fn hold(&self, bytes: usize) -> Result<()> {
+        fit(bytes, self.held.load(Ordering::Relaxed)).map_err(ParquetError::General)?;
         self.held.fetch_add(bytes, Ordering::Relaxed);
-        let claim = Arc::new(Claim { bytes, held: Arc::clone(&self.held) });
-        *buf = Bytes::from_owner(Claimed { bytes: std::mem::take(buf), _claim: Arc::clone(&claim) });
-        Ok(claim)
+        Ok(())
+    }
+
+    /// Gives memory back that was taken for a page.
+    pub(super) fn let_go(&self, bytes: usize) {
+        self.held.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// The same, once the rows being read are done: they refer to the page, or to what was made of it.
+    pub(super) fn let_go_with_rows(&self, bytes: usize) {
+        self.ending.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// The rows that were asked for are there, and the next ones begin.
+    pub(super) fn next_rows(&self) {
+        self.let_go(self.ending.swap(0, Ordering::Relaxed));
+    }
+
+    /// A row group begins: what was there of the one before is gone.
+    pub(super) fn begin(&self) {
+        self.held.store(0, Ordering::Relaxed);
+        self.ending.store(0, Ordering::Relaxed);
     }
 
     /// Unpacks what GZIP has packed. The library does so to its end, whatever size stands in front of it.
@@ -146,16 +139,12 @@ impl Header {
     }
 }
 
-/// Whether a page may come to those that are held.
-fn fits(size: usize, held: usize) -> std::result::Result<(), String> {
-    match size {
-        _ if size > MOST_PAGE_BYTES => {
-            Err(format!("a page of {size} bytes is larger than {MOST_PAGE_BYTES}, which it may have"))
-        }
-        _ if size > MOST_BYTES.saturating_sub(held) => Err(format!(
-            "its pages of rows that are read together take more than {MOST_BYTES} bytes: write it with smaller pages"
+fn fit(bytes: usize, held: usize) -> std::result::Result<(), String> {
+    match bytes > MOST_BYTES.saturating_sub(held) {
+        true => Err(format!(
+            "the pages of rows that are read together take more than {MOST_BYTES} bytes in memory: write it with smaller pages"
         )),
-        _ => Ok(()),
+        false => Ok(()),
     }
 }
 
@@ -163,7 +152,12 @@ impl Read for Header {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if let Some(held) = self.held.take() {
             let size = self.size()?;
-            fits(usize::try_from(size).unwrap_or(usize::MAX), held).map_err(io::Error::other)?;
+            if size > MOST_PAGE_BYTES as u64 {
+                return Err(io::Error::other(format!(
+                    "a page of {size} bytes is larger than {MOST_PAGE_BYTES}, which it may have"
+                )));
+            }
+            fit(size as usize, held).map_err(io::Error::other)?;
         }
         self.reader.read(buffer)
     }
@@ -235,6 +229,25 @@ mod tests {
         assert_eq!(first, [0x15, 0x00, 0x15, 0xd0, 0x0f]);
         let error = pages.get_read(fits.len() as u64).unwrap().read_exact(&mut first).unwrap_err();
         assert!(error.to_string().contains("a page of 2147483647 bytes"), "{error}");
+    }
+
+    #[test]
+    fn what_rows_refer_to_counts_until_they_are_done() {
+        let pages = Pages::new(tempfile::tempfile().unwrap());
+        for _ in 0..2 {
+            pages.begin();
+            pages.hold(MOST_BYTES).unwrap();
+            let error = pages.hold(1).unwrap_err();
+            assert!(error.to_string().contains("smaller pages"), "{error}");
+            pages.let_go_with_rows(10);
+            assert!(pages.hold(1).is_err());
+            pages.next_rows();
+            pages.hold(10).unwrap();
+            pages.next_rows();
+            assert!(pages.hold(1).is_err());
+            pages.let_go(1);
+            pages.hold(1).unwrap();
+        }
     }
 
     #[test]

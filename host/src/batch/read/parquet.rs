@@ -61,7 +61,7 @@ pub(super) fn read(
         let batches = batches.map_err(|error| unreadable(&error))?;
         chunks.begin(shown);
         for batch in batches {
-            group.next_rows();
+            pages.next_rows();
             table.read(&batch.map_err(|error| unreadable(&error))?, rows, chunks)?;
         }
     }
