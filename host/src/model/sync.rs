@@ -129,7 +129,7 @@ impl Models {
                 self.registry.know(known);
             }
             Ok(known) => {
-                if !self.is_to_be_loaded(&known, marks, new_plugins).await {
+                if !self.take_over_known(&known, marks, new_plugins).await {
                     return;
                 }
             }
@@ -139,8 +139,8 @@ impl Models {
         tokio::spawn(async move { models.ready(&entry).await.ok() });
     }
 
-    /// Whether a known version is to be loaded now: as it is in the store, where it was replaced or could not serve.
-    async fn is_to_be_loaded(&self, known: &KnownVersion, marks: VersionMarks, new_plugins: bool) -> bool {
+    /// Puts what the store has in the place of a version that was replaced, or could not serve. Answers whether it is to be loaded.
+    async fn take_over_known(&self, known: &KnownVersion, marks: VersionMarks, new_plugins: bool) -> bool {
         let entry = known.entry();
         let has_changed = known.marks.as_ref().is_some_and(|before| *before != marks);
         // The store went away meanwhile: it is looked at again with the store.

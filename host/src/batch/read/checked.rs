@@ -12,9 +12,12 @@ use parquet::file::properties::ReaderProperties;
 use parquet::file::serialized_reader::SerializedPageReader;
 use parquet::schema::types::{ColumnDescPtr, ColumnDescriptor};
 
-use super::pages::Pages;
+use super::pages::{MOST_PAGE_BYTES, Pages};
 use super::thrift::{varint, zigzag};
 
+/// Most memory that the values of a page of lists take: one row may have all of them, and with a few bytes a page says that it
+/// has two thousand million.
+const MOST_LIST_BYTES: usize = 512 << 20;
 /// Most texts of a page that has their lengths in front of them, of which all are unpacked at once.
 const MOST_LENGTHS: u64 = 16 << 20;
 /// What refers to a text, beside the text.
@@ -112,8 +115,7 @@ struct CheckedPages {
 }
 
 impl CheckedPages {
-    /// Memory that a page takes with what is made of it. One row of lists may have all values of its page, and with a few bytes a
-    /// page says that it has two thousand million.
+    /// Memory that a page takes with what is made of it.
     fn bytes_of(&self, page: &Page) -> Result<usize> {
         let (buffer, values) = (page.buffer(), page.num_values() as usize);
         let is_text = self.column.physical_type() == Type::BYTE_ARRAY;
@@ -123,7 +125,7 @@ impl CheckedPages {
             }
             Page::DictionaryPage { .. } if is_text => values.saturating_mul(VIEW_BYTES),
             Page::DictionaryPage { .. } => 0,
-            _ if is_in_list(&self.column) => values.saturating_mul(value_bytes(&self.column)),
+            _ if is_in_list(&self.column) => list_bytes(values, &self.column)?,
             _ => 0,
         };
         let texts = match page.encoding() {
@@ -203,6 +205,17 @@ fn value_bytes(column: &ColumnDescriptor) -> usize {
     LEVELS_BYTES + own
 }
 
+/// What so many values of lists take in memory.
+fn list_bytes(values: usize, column: &ColumnDescriptor) -> Result<usize> {
+    let bytes = values.saturating_mul(value_bytes(column));
+    match bytes <= MOST_LIST_BYTES {
+        true => Ok(bytes),
+        false => Err(refused(format!(
+            "the lists of a page take {bytes} bytes in memory, more than {MOST_LIST_BYTES}: write it with smaller pages"
+        ))),
+    }
+}
+
 /// The least that a value takes in a dictionary; of a text that is its length.
 fn entry_bytes(column: &ColumnDescriptor) -> usize {
     match column.physical_type() {
@@ -227,7 +240,10 @@ fn lengths_of(page: &Page, column: &ColumnDescriptor, runs: usize) -> Result<Tex
         all.sum = all.sum.saturating_add(usize::try_from(lengths.sum).unwrap_or(usize::MAX));
         rest = lengths.rest;
     }
-    Ok(all)
+    match all.sum <= MOST_PAGE_BYTES {
+        true => Ok(all),
+        false => Err(refused(format!("the texts of a page have {} bytes, more than {MOST_PAGE_BYTES}", all.sum))),
+    }
 }
 
 /// How long the texts of a page are.

@@ -15,7 +15,7 @@ use parquet::file::reader::{ChunkReader, Length};
 use super::thrift::{Checked, Damaged, Fields, Kind, Thrift};
 
 /// Most bytes of a page, unpacked.
-const MOST_PAGE_BYTES: usize = 256 << 20;
+pub(super) const MOST_PAGE_BYTES: usize = 256 << 20;
 /// Most memory that pages take which are there at the same time, with what is made of them: a page and a dictionary of each
 /// column, and where rows differ in size the pages that those have which are read together. A thousand columns of numbers fit
 /// as most writers make them, with 1 MiB for both each.
@@ -139,6 +139,7 @@ impl Header {
     }
 }
 
+/// Whether so much memory may come to what is held.
 fn fit(bytes: usize, held: usize) -> std::result::Result<(), String> {
     match bytes > MOST_BYTES.saturating_sub(held) {
         true => Err(format!(
